@@ -1,0 +1,241 @@
+"""Frozen values that travel between the stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.costs import Widths
+from coa_compress.errors import BudgetError, SettingError
+from coa_compress.settings import Fraction, PositiveInt, check_ranges
+
+Role = Literal["output", "input", "other"]
+"""What a parameter dimension is to a channel: written by it, read from it, or carried along."""
+
+Scores = Mapping[str, Tensor]
+"""Importance of each channel, shape ``(n_channels,)``, float64, finite, from 0; by group name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Examples for one step.
+
+    Args:
+        input: What the network is given, shape ``(batch, channels, height, width)``.
+        target: What it should return, same batch; None where there is no ground truth.
+    """
+
+    input: Tensor
+    target: Tensor | None = None
+
+    def to(self, device: str | torch.device) -> "Batch":
+        """Return the same batch on a device."""
+        target = None if self.target is None else self.target.to(device)
+        return Batch(self.input.to(device), target)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """The places of a channel group in one dimension of one parameter or buffer.
+
+    Args:
+        tensor: Dotted name of the parameter or buffer.
+        dim: The dimension that is cut.
+        role: ``output`` for the filters that write the channel, ``input`` for the weights that
+            read it, ``other`` for biases, norm statistics, raw parameters.
+        positions: Shape ``(n_channels, repeats)``, int64: the positions of each channel.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    positions: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelGroup:
+    """Channels of one kind that must be cut together everywhere they occur.
+
+    Args:
+        name: Path of the first module that writes them; unique in a network.
+        n_channels: How many there are.
+        members: Every place where they occur.
+        restricted: True when a mean, softmax or norm runs over these channels, so that
+            zeroing them is not the same as removing them.
+    """
+
+    name: str
+    n_channels: int
+    members: tuple[Member, ...]
+    restricted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Upper limits on the student, each as a fraction of the teacher, and which widths are allowed.
+
+    Args:
+        keep_macs: Fraction of the MACs the student may keep, or None for no limit.
+        keep_params: Fraction of the parameters the student may keep, or None for no limit.
+        round_to: Widths are multiples of this, or the full width.
+        min_channels: No group gets fewer channels than this (or than it has).
+
+    Raises:
+        BudgetError: If neither limit is given.
+        SettingError: If a value is out of range.
+    """
+
+    keep_macs: Fraction | None = None
+    keep_params: Fraction | None = None
+    round_to: PositiveInt = 8
+    min_channels: PositiveInt = 8
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.keep_macs is None and self.keep_params is None:
+            message = "no budget given: set keep_macs or keep_params to a fraction in (0, 1]"
+            raise BudgetError(message)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Allocation:
+    """The answer to a budget: which channels of which group stay.
+
+    Args:
+        kept: Sorted channel numbers that stay, int64, by group name.
+        teacher_widths: Channels of each group before the cut.
+        macs: MACs of the student for one example input.
+        params: Parameters of the student.
+        teacher_macs: The same of the teacher.
+        teacher_params: The same of the teacher.
+    """
+
+    kept: Mapping[str, Tensor]
+    teacher_widths: Widths
+    macs: int
+    params: int
+    teacher_macs: int
+    teacher_params: int
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels kept in each group."""
+        return {name: len(channels) for name, channels in self.kept.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class AttributePatch:
+    """An integer attribute of a module that follows a width.
+
+    Args:
+        module: Path of the module, empty for the network itself.
+        attribute: Name of the attribute.
+        value: What it must be in the student.
+    """
+
+    module: str
+    attribute: str
+    value: int | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """A student and how it was made from its teacher.
+
+    Args:
+        student: A new module; the teacher is untouched.
+        slices: For each cut parameter or buffer, the kept positions of each cut dimension.
+        patches: Attributes that had to follow.
+    """
+
+    student: nn.Module
+    slices: Mapping[str, Mapping[int, Tensor]]
+    patches: tuple[AttributePatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainMeasures:
+    """What the adaptation gate looks at.
+
+    Args:
+        defect: What adaptation should lower on held-out real inputs, such as haze; lower is better.
+        quality: No-reference quality of the same outputs; higher is better.
+        skill: Quality on the labelled validation split, such as PSNR in dB; higher is better.
+    """
+
+    defect: float
+    quality: float
+    skill: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRules:
+    """What an adapted student must satisfy to be accepted.
+
+    Args:
+        min_defect_fall: Least relative fall of the defect measure on held-out real inputs.
+        max_quality_drop: Largest relative fall of the quality measure.
+        max_skill_drop: Largest fall of the skill on labelled data, in its own unit (dB).
+    """
+
+    min_defect_fall: float = 0.01
+    max_quality_drop: float = 0.02
+    max_skill_drop: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("min_defect_fall", "max_quality_drop", "max_skill_drop"):
+            value = getattr(self, name)
+            if value < 0:
+                message = f"GateRules.{name} must be at least 0, got {value}"
+                raise SettingError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """The verdict on an adaptation.
+
+    Args:
+        accepted: Whether the adapted student is used.
+        before: Measures of the student before adaptation.
+        after: Measures of the adapted student.
+        rules: What had to hold.
+        reasons: One sentence for each rule that failed; empty when accepted.
+    """
+
+    accepted: bool
+    before: DomainMeasures
+    after: DomainMeasures
+    rules: GateRules
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Losses and validation results of one training stage, for the report.
+
+    Args:
+        steps: Step number of each entry.
+        losses: Mean value of each named, unweighted loss since the entry before.
+        validation: Step and value of each validation; higher is better.
+    """
+
+    steps: tuple[int, ...] = ()
+    losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    validation: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One row of images for the report.
+
+    Args:
+        title: What is shown, such as the name of the photograph.
+        images: Image by column name, in order: uint8, shape ``(height, width, 3)``.
+        captions: Short text under some of the columns, such as ``27.1 dB``.
+    """
+
+    title: str
+    images: Mapping[str, Tensor]
+    captions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,71 @@
+"""Every error and warning of coa-compress.
+
+Exception
+└── CoaError
+    ├── RecipeError       (ValueError)     a recipe cannot be read or is wrong
+    ├── SettingError      (ValueError)     a value given in Python is out of range
+    ├── BudgetError       (ValueError)     a budget cannot be met
+    ├── DataError         (ValueError)     a folder, an image or a pair of images is unusable
+    ├── WeightsError      (ValueError)     a weight file or a saved student is unusable
+    ├── ModelError        (TypeError)      a model is not one that can be worked on
+    ├── StructureError    (RuntimeError)   channels cannot be found or a cut is not exact
+    ├── TrainingError     (RuntimeError)   training diverged or a loss has no effect
+    ├── RunError          (RuntimeError)   a run folder is in use or belongs to something else
+    └── RegistryError     (LookupError)    no scorer, allocator, task ... of that name
+
+UserWarning
+└── CoaWarning
+    └── NoEffectWarning                    something that was asked for changed nothing
+"""
+
+
+class CoaError(Exception):
+    """Base of every deliberate error; its message says what, where, the value and the remedy."""
+
+
+class RecipeError(CoaError, ValueError):
+    """A recipe cannot be read, or some of its keys or values are wrong."""
+
+
+class SettingError(CoaError, ValueError):
+    """A setting given in Python is out of its range."""
+
+
+class BudgetError(CoaError, ValueError):
+    """A budget cannot be met by any allowed choice of widths."""
+
+
+class DataError(CoaError, ValueError):
+    """A folder, an image, or a pair of images cannot be used."""
+
+
+class WeightsError(CoaError, ValueError):
+    """A weight file or a saved student cannot be used."""
+
+
+class ModelError(CoaError, TypeError):
+    """A model is not one that can be compressed."""
+
+
+class StructureError(CoaError, RuntimeError):
+    """Channel groups cannot be found, or a cut network does not equal its reference."""
+
+
+class TrainingError(CoaError, RuntimeError):
+    """Training diverged, or was asked to do something that has no effect."""
+
+
+class RunError(CoaError, RuntimeError):
+    """A run folder is in use, or holds something that must not be overwritten."""
+
+
+class RegistryError(CoaError, LookupError):
+    """A name is unknown, or registered twice."""
+
+
+class CoaWarning(UserWarning):
+    """Base of every warning of coa-compress."""
+
+
+class NoEffectWarning(CoaWarning):
+    """Something that was asked for changed nothing."""
