@@ -1,0 +1,76 @@
+"""The structure of one network: its groups, its costs and its cuts, from the exported graph."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from coa_compress.artifacts import ChannelGroup, Cut
+from coa_compress.costs import CostModel, full_widths
+from coa_compress.structure.cutting import checked_channels, cut_network
+from coa_compress.structure.groups import FoundGroup, cost_model
+from coa_compress.structure.propagation import LabeledGraph
+from coa_compress.structure.selection import Selection, dead_labels
+from coa_compress.structure.sizes import SizeReads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportedStructure:
+    """The channel groups of a network, found in its exported graph.
+
+    Args:
+        model: The teacher; cuts are made from its present weights and leave it unchanged.
+        labeled: Labels of every tensor of its graph.
+        found: The groups that may be cut, with their labels.
+        reads: Which integers its code reads from attributes.
+        costs: Exact MACs and parameters as functions of the widths.
+    """
+
+    model: nn.Module
+    labeled: LabeledGraph
+    found: tuple[FoundGroup, ...]
+    reads: SizeReads
+    costs: CostModel
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """Every group that may be cut, in the order of the network."""
+        return tuple(found.group for found in self.found)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of each group before any cut."""
+        groups = self.groups
+        return full_widths([g.name for g in groups], [g.n_channels for g in groups])
+
+    @property
+    def unknown_ops(self) -> tuple[str, ...]:
+        """Names of operators without a rule; what enters them is frozen."""
+        return tuple(sorted(self.labeled.findings.unknown))
+
+    def cut(self, kept: Mapping[str, Tensor]) -> Cut:
+        """Return a new network with only the kept channels.
+
+        Args:
+            kept: Channel numbers that stay, by group name; groups not named stay whole.
+
+        Raises:
+            StructureError: If a group is unknown, or its channels are empty, double or out of
+                range.
+        """
+        return cut_network(self.model, self.selection(kept), self.reads)
+
+    def selection(self, kept: Mapping[str, Tensor]) -> Selection:
+        """Return a choice of channels as seen from the graph; raises what ``cut`` raises."""
+        channels = checked_channels(self.groups, kept)
+        labels = {found.group.name: found.labels for found in self.found}
+        return Selection(self.labeled, dead_labels(self.labeled, labels, channels))
+
+    def restricted_to(self, names: Collection[str]) -> "ExportedStructure":
+        """Return the same structure in which only the named groups may be cut."""
+        found = tuple(item for item in self.found if item.group.name in names)
+        return replace(self, found=found, costs=cost_model(self.labeled, self.model, found))
+
+    def with_model(self, model: nn.Module) -> "ExportedStructure":
+        """Return the same structure for a network that differs only in its weights."""
+        return replace(self, model=model)

@@ -1,0 +1,155 @@
+"""The pass over an exported graph that gives labels to every tensor dimension."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from coa_compress.structure.calls import Call, Findings, Rule, UnsupportedCallError, opaque
+from coa_compress.structure.graph import (
+    ExportedGraph,
+    in_place_ok,
+    is_assertion,
+    is_tensor,
+    operator_name,
+    words,
+)
+from coa_compress.structure.labels import Dims, LabelSpace, Vector
+from coa_compress.structure.rules_contraction import CONTRACTION
+from coa_compress.structure.rules_movement import MOVEMENT
+from coa_compress.structure.rules_pointwise import POINTWISE, pointwise
+from coa_compress.structure.rules_reduction import REDUCTION
+from coa_compress.structure.rules_writing import WRITING
+from coa_compress.structure.sizes import SizeReads
+
+RULES: Mapping[str, Rule] = {
+    **POINTWISE,
+    **MOVEMENT,
+    **CONTRACTION,
+    **REDUCTION,
+    **WRITING,
+}
+"""The label rule of each operator, by its name without namespace and overload."""
+
+_NORMS = frozenset(
+    words("batch_norm _native_batch_norm_legit_no_training native_batch_norm instance_norm")
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledGraph:
+    """An exported graph with labels on every tensor dimension.
+
+    Args:
+        graph: The operators.
+        space: Where the labels live.
+        known: Labels of each output of a node.
+        tensors: Labels of each parameter and buffer by name.
+        findings: What else the rules found.
+    """
+
+    graph: ExportedGraph
+    space: LabelSpace
+    known: Mapping[fx.Node, tuple[Dims, ...]]
+    tensors: Mapping[str, Dims]
+    findings: Findings
+
+    def dims(self, node: fx.Node) -> tuple[Vector | None, ...]:
+        """Return the final labels of the first output of a node."""
+        return tuple(self.space.canonical(vector) for vector in self.known[node][0])
+
+
+def propagate(graph: ExportedGraph, reads: SizeReads) -> LabeledGraph:
+    """Return the labels of a graph whose parameters start with labels of their own.
+
+    Every position of a parameter dimension starts as a class of its own; operators unite classes.
+    The network's input and outputs are frozen, and so is what enters an operator without a rule.
+
+    Args:
+        graph: An exported network.
+        reads: Which integers its code reads from attributes.
+    """
+    space, findings = LabelSpace(), Findings()
+    known: dict[fx.Node, tuple[Dims, ...]] = {}
+    tensors: dict[str, Dims] = {}
+    static: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            known[node] = (_starting(space, graph, node, tensors),)
+            if node.name != graph.input_name:
+                static.add(node)
+        elif node.op == "call_function":
+            if all(operand in static for operand in node.all_input_nodes):
+                static.add(node)
+            call = Call(node, space, known, findings, static, reads.adjustable)
+            known[node] = _outcome(call)
+        elif node.op == "output":
+            _freeze_outputs(space, node, known)
+        else:
+            known[node] = ((),)
+    return LabeledGraph(graph, space, known, tensors, findings)
+
+
+def _starting(
+    space: LabelSpace, graph: ExportedGraph, node: fx.Node, tensors: dict[str, Dims]
+) -> Dims:
+    value = node.meta.get("val")
+    name = graph.tensors.get(node.name)
+    if not isinstance(value, Tensor):
+        return ()
+    if name is None or not value.is_floating_point() or not _cuttable(graph, node):
+        return (None,) * value.dim()
+    if name not in tensors:
+        tensors[name] = tuple(space.fresh(int(s)) if s > 1 else None for s in value.shape)
+    return tensors[name]
+
+
+def _cuttable(graph: ExportedGraph, node: fx.Node) -> bool:
+    """Tell whether a tensor is a used parameter, or the statistics of a norm; others are data."""
+    if not node.users:
+        return False
+    statistics = all(operator_name(user) in _NORMS for user in node.users)
+    return node.name in graph.parameters or statistics
+
+
+def _outcome(call: Call) -> tuple[Dims, ...]:
+    node, name = call.node, call.name
+    if name == "getitem":
+        source, number = node.args[0], node.args[1]
+        if isinstance(source, fx.Node) and isinstance(number, int):
+            return (call.known[source][number],)
+    if is_assertion(node):
+        return ((),)
+    if not call.out_shapes:
+        return opaque(call) or ((),)
+    rule = rule_of(node)
+    if rule is not None:
+        try:
+            return rule(call)
+        except (UnsupportedCallError, LookupError, TypeError, ValueError):
+            # an unforeseen use of an operator: what its rule has united stays united, which is safe
+            pass
+    call.findings.unknown.add(name)
+    return opaque(call)
+
+
+def rule_of(node: fx.Node) -> Rule | None:
+    """Return the label rule of an operator call; None when there is none."""
+    name = operator_name(node)
+    if not hasattr(node.target, "_schema"):
+        return None
+    if name.endswith("_") and name not in RULES and in_place_ok(node):
+        name = name.removesuffix("_")
+    if name not in RULES and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        return pointwise
+    return RULES.get(name)
+
+
+def _freeze_outputs(
+    space: LabelSpace, node: fx.Node, known: Mapping[fx.Node, tuple[Dims, ...]]
+) -> None:
+    for result in node.all_input_nodes:
+        if is_tensor(result):
+            for vector in known[result][0]:
+                space.freeze(vector)

@@ -1,0 +1,174 @@
+"""Laws of the cut, on every network of the zoo."""
+
+import copy
+import functools
+import importlib
+
+import pytest
+import torch
+import zoo
+from nets import random_channels, randomize_
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from coa_compress.structure.analysis import analyze
+from coa_compress.structure.exactness import check_exact, exactness_error
+from coa_compress.structure.exported import ExportedStructure
+from coa_compress.structure.rebuild import apply_shapes_
+
+NAMES = tuple(zoo.names())
+
+
+@functools.cache
+def analyzed(name: str) -> tuple[ExportedStructure, Tensor]:
+    module = importlib.import_module(f"zoo.{name}")
+    torch.manual_seed(0)
+    example = module.example()
+    return analyze(randomize_(module.build()).eval(), example), example
+
+
+def halves(structure: ExportedStructure) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.randperm(width, generator=generator)[: (width + 1) // 2]
+        for name, width in structure.widths.items()
+    }
+
+
+def n_params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def n_macs(model: nn.Module, example: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(example)
+    return counter.get_total_flops() // 2
+
+
+def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return pytree.tree_leaves(model(example))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cut_to_halves_is_exact(name):
+    structure, example = analyzed(name)
+    kept = halves(structure)
+
+    check_exact(structure, structure.cut(kept), kept, example)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_cut_to_any_widths_is_exact(name, seed):
+    structure, example = analyzed(name)
+    kept = random_channels(structure.widths, seed)
+
+    assert exactness_error(structure, structure.cut(kept), kept, example) < 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_choice_of_channels_is_another_network(name):
+    structure, example = analyzed(name)
+    kept = halves(structure)
+    others = {
+        group: torch.tensor([c for c in range(structure.widths[group]) if c not in channels])
+        for group, channels in kept.items()
+    }
+    others = {
+        group: torch.cat([channels, kept[group]])[: len(kept[group])]
+        for group, channels in others.items()
+    }
+
+    assert exactness_error(structure, structure.cut(kept), others, example) > 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_costs_are_those_of_the_student(name):
+    structure, example = analyzed(name)
+    kept = random_channels(structure.widths, 4, least=2)
+    widths = {group: len(channels) for group, channels in kept.items()}
+    student = structure.cut(kept).student
+
+    assert structure.costs.params(structure.widths) == n_params(structure.model)
+    assert structure.costs.params(widths) == n_params(student)
+    assert structure.costs.macs(structure.widths) == n_macs(structure.model, example)
+    assert structure.costs.macs(widths) == n_macs(student, example)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keeping_everything_changes_nothing(name):
+    structure, example = analyzed(name)
+    kept = {group: torch.arange(width) for group, width in structure.widths.items()}
+
+    cut = structure.cut(kept)
+
+    assert not cut.slices
+    assert not cut.patches
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            outputs(cut.student, example), outputs(structure.model, example), strict=True
+        )
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_teacher_is_unchanged(name):
+    structure, _ = analyzed(name)
+    module = importlib.import_module(f"zoo.{name}")
+    model = randomize_(module.build()).train()
+    before = copy.deepcopy(model)
+    widths = structure.with_model(model).widths
+
+    structure.with_model(model).cut(random_channels(widths, 5))
+
+    assert model.training
+    for key, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
+    for mine, theirs in zip(model.modules(), before.modules(), strict=True):
+        assert mine.training == theirs.training
+        assert set(vars(mine)) == set(vars(theirs))
+        assert len(mine._forward_hooks) == len(theirs._forward_hooks)
+        assert len(mine._forward_pre_hooks) == len(theirs._forward_pre_hooks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_student_is_rebuilt_from_a_fresh_teacher(name):
+    structure, example = analyzed(name)
+    cut = structure.cut(random_channels(structure.widths, 6))
+    saved = cut.student.state_dict()
+    fresh = importlib.import_module(f"zoo.{name}").build().eval()
+
+    apply_shapes_(fresh, cut.patches, {key: saved[key].shape for key in cut.slices})
+    fresh.load_state_dict(saved)
+
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(outputs(fresh, example), outputs(cut.student, example), strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_operator_has_a_rule(name):
+    structure, _ = analyzed(name)
+
+    assert structure.unknown_ops == (("_weight_norm",) if name == "weight_norm" else ())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_members_say_where_the_channels_are(name):
+    structure, _ = analyzed(name)
+    tensors = dict(structure.model.named_parameters()) | dict(structure.model.named_buffers())
+    names = [group.name for group in structure.groups]
+
+    assert len(set(names)) == len(names)
+    for group in structure.groups:
+        for member in group.members:
+            positions = member.positions
+            assert positions.shape[0] == group.n_channels
+            assert positions.dtype == torch.int64
+            assert positions.unique().numel() == positions.numel()
+            assert int(positions.max()) < tensors[member.tensor].shape[member.dim]

@@ -1,0 +1,23 @@
+"""A simple gate: one half of the channels times the other."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.head = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.stem(x).chunk(2, dim=1)
+        return self.head(value * torch.sigmoid(gate))
+
+
+def build() -> nn.Module:
+    return Network()
+
+
+def example() -> Tensor:
+    return torch.rand(1, 3, 8, 8)

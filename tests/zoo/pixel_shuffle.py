@@ -1,0 +1,23 @@
+"""Pixel shuffle: four channels become one."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+        self.head = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.sigmoid(self.shuffle(self.stem(x))))
+
+
+def build() -> nn.Module:
+    return Network()
+
+
+def example() -> Tensor:
+    return torch.rand(1, 3, 8, 8)

@@ -1,0 +1,25 @@
+"""A chain of convolutions with batch norm."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.body = nn.Conv2d(8, 10, 3, padding=1, bias=False)
+        self.head = nn.Conv2d(10, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        return self.head(torch.tanh(self.body(x)))
+
+
+def build() -> nn.Module:
+    return Network()
+
+
+def example() -> Tensor:
+    return torch.rand(1, 3, 8, 8)
