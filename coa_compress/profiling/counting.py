@@ -1,0 +1,198 @@
+"""How large a network is and how much it computes, counted exactly."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from coa_compress.errors import ModelError
+from coa_compress.profiling.modes import evaluating
+
+_logger = logging.getLogger(__name__)
+_aten = torch.ops.aten
+
+# recurrent kernels multiply matrices inside one operation that no formula describes
+_UNCOUNTED = frozenset({"aten::mkldnn_rnn_layer", "aten::_cudnn_rnn", "aten::miopen_rnn"})
+
+
+def count_params(model: nn.Module) -> int:
+    """Return the elements of all parameters; a parameter used in two places counts once.
+
+    Raises:
+        ModelError: If a lazy module has not seen an input yet.
+
+    >>> count_params(nn.Conv2d(3, 8, 3))
+    224
+    """
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            message = f"parameter {name!r} has no shape yet: run the model on one input first"
+            raise ModelError(message)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Return the multiply-accumulates of one forward pass.
+
+    Counted are convolutions, transposed convolutions, matrix products and attention, where they
+    run: at the dispatcher, so functional calls, raw parameters and computed weights count too.
+    Elementwise operations, norms, pooling and interpolation count nothing.
+
+    Args:
+        model: Any network; unchanged.
+        example: The input, on the device of the model.
+
+    Returns:
+        MACs for the whole batch of the example; one MAC is one multiplication and one addition.
+
+    >>> count_macs(nn.Conv2d(8, 8, 3, padding=1), torch.zeros(1, 8, 16, 16))
+    147456
+    """
+    counter = _MacCounter(())
+    with evaluating(model), _visible_attention(), counter:
+        model(example)
+    counter.warn_uncounted()
+    return sum(counter.macs.values())
+
+
+def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Return the multiply-accumulates of each module that computes something itself.
+
+    Args:
+        model: Any network; unchanged, and no hook is left in it.
+        example: The input, on the device of the model.
+
+    Returns:
+        MACs by the path of the innermost module that asked for them, in order of first use;
+        the empty path is the network itself. The sum is that of ``count_macs``.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    >>> macs_by_module(net, torch.zeros(1, 1, 4, 4))
+    {'0': 32, '2': 32}
+    """
+    active: list[str] = []
+    counter = _MacCounter(active)
+    with evaluating(model), _visible_attention(), _tracked(model, active), counter:
+        model(example)
+    counter.warn_uncounted()
+    return dict(counter.macs)
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Return the size of the network's parameters and buffers as one safetensors file.
+
+    >>> file_bytes(nn.Linear(2, 1)) > 3 * 4
+    True
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[int, int, torch.Size]] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
+        if place in seen and tensor.numel():
+            continue
+        seen.add(place)
+        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return len(save(tensors))
+
+
+class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Add up the MACs of every operation that reaches the dispatcher.
+
+    Args:
+        active: Paths of the modules that are running, innermost last; read, not changed.
+    """
+
+    def __init__(self, active: Sequence[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.active = active
+        self.macs: dict[str, int] = {}
+        self.uncounted: set[str] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        kwargs = dict(kwargs or {})
+        packet = func._overloadpacket
+        if packet not in flop_registry and packet not in _FORMULAS:
+            # under inference mode composite operations arrive whole
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        output = func(*args, **kwargs)
+        macs = self._macs(packet, args, kwargs, output)
+        if macs:
+            owner = self.active[-1] if self.active else ""
+            self.macs[owner] = self.macs.get(owner, 0) + macs
+        return output
+
+    def _macs(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
+        if packet in _FORMULAS:
+            return _FORMULAS[packet](args)
+        if packet in flop_registry:
+            # the registry counts a multiplication and an addition as two
+            return int(flop_registry[packet](*args, **kwargs, out_val=output)) // 2
+        name = packet._qualified_op_name
+        if name in _UNCOUNTED:
+            self.uncounted.add(name)
+        return 0
+
+    def warn_uncounted(self) -> None:
+        """Log the operations whose MACs are missing from the count."""
+        if self.uncounted:
+            _logger.warning("no MAC formula for %s: not counted", ", ".join(sorted(self.uncounted)))
+
+
+def _attention(args: tuple[Any, ...]) -> int:
+    query, key, value = args[:3]
+    return int(prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+
+
+_FORMULAS: dict[Any, Callable[[tuple[Any, ...]], int]] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten.mv: lambda args: args[0].numel(),
+    _aten.dot: lambda args: args[0].numel(),
+    _aten.vdot: lambda args: args[0].numel(),
+    _aten.addmv: lambda args: args[1].numel(),
+    _aten.addbmm: lambda args: args[1].numel() * args[2].shape[-1],
+}
+
+
+@contextmanager
+def _visible_attention() -> Iterator[None]:
+    """Switch off the fused inference path of ``nn.MultiheadAttention``: it hides its products."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def _tracked(model: nn.Module, active: list[str]) -> Iterator[None]:
+    """Keep the paths of the running modules in a list, by hooks that are gone on exit."""
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+
+            def enter(_module: nn.Module, _args: object, path: str = path) -> None:
+                active.append(path)
+
+            def leave(_module: nn.Module, _args: object, _output: object) -> None:
+                active.pop()
+
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield

@@ -1,0 +1,129 @@
+"""How long networks take, measured side by side so that drift hits all of them alike."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from coa_compress.errors import SettingError
+from coa_compress.profiling.modes import evaluating
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Time of one forward pass.
+
+    Args:
+        median_ms: Median over the rounds.
+        p10_ms: Time that one round in ten stays under.
+        p90_ms: Time that nine rounds in ten stay under.
+        rounds: How many forward passes were timed.
+        threads: CPU threads that PyTorch may use inside an operation.
+        device: Where it ran: ``cpu``, or the name of the GPU.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    rounds: int
+    threads: int
+    device: str
+
+
+def measure_latency_ms(
+    models: Mapping[str, nn.Module],
+    example: Tensor,
+    *,
+    rounds: int = 20,
+    warmup: int = 3,
+    max_seconds: float = 20,
+) -> dict[str, Latency]:
+    """Time several networks on one input, interleaved: each round runs every network once.
+
+    The order is rotated from round to round, so that whatever slows the machine down for a while
+    slows all networks down, and none always runs first. CUDA is timed by events, the CPU by a
+    monotonic clock.
+
+    Args:
+        models: Networks by name, on the device of the example; unchanged.
+        example: The input of all of them.
+        rounds: Most rounds to time, from 1.
+        warmup: Untimed rounds before, from 0.
+        max_seconds: No round begins after this time, but one is always timed.
+
+    Returns:
+        The latency of each network, by name.
+
+    Raises:
+        SettingError: If there is no network, or a number is out of range.
+
+    >>> latencies = measure_latency_ms({"id": nn.Identity()}, torch.zeros(1), rounds=2)
+    >>> latencies["id"].rounds, latencies["id"].device
+    (2, 'cpu')
+    """
+    _check(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
+    times_ms: dict[str, list[float]] = {name: [] for name in models}
+    names = list(models)
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        for i in range(warmup):
+            if i and time.perf_counter() - start > max_seconds / 2:
+                break
+            for model in models.values():
+                _run_ms(model, example)
+        for i in range(rounds):
+            if i and time.perf_counter() - start > max_seconds:
+                break
+            turn = i % len(names)
+            for name in names[turn:] + names[:turn]:
+                times_ms[name].append(_run_ms(models[name], example))
+    return {name: _summary(values, example.device) for name, values in times_ms.items()}
+
+
+def _check(
+    models: Mapping[str, nn.Module], *, rounds: int, warmup: int, max_seconds: float
+) -> None:
+    if not models:
+        message = "no model to time: give at least one, as {name: model}"
+        raise SettingError(message)
+    if rounds < 1 or warmup < 0 or not max_seconds > 0:
+        message = (
+            "timing needs rounds from 1, warmup from 0 and max_seconds above 0, "
+            f"got rounds={rounds}, warmup={warmup}, max_seconds={max_seconds}"
+        )
+        raise SettingError(message)
+
+
+def _run_ms(model: nn.Module, example: Tensor) -> float:
+    if example.device.type != "cuda":
+        begin = time.perf_counter()
+        model(example)
+        return 1000.0 * (time.perf_counter() - begin)
+    with torch.cuda.device(example.device):
+        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        first.record()
+        model(example)
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last))
+
+
+def _summary(times_ms: list[float], device: torch.device) -> Latency:
+    p10, median, p90 = (float(value) for value in np.percentile(times_ms, [10, 50, 90]))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Latency(
+        median_ms=median,
+        p10_ms=p10,
+        p90_ms=p90,
+        rounds=len(times_ms),
+        threads=torch.get_num_threads(),
+        device=name,
+    )
