@@ -1,0 +1,207 @@
+"""Files of weights: written whole or not at all, and read without running any code."""
+
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from coa_compress.atomic import write_atomic
+from coa_compress.errors import WeightsError
+
+_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pk", ".pkl")
+_WRAPPERS = ("state_dict", "params_ema", "params", "model")
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a safetensors file, atomically.
+
+    Args:
+        path: Where.
+        tensors: By name; those that share memory are written each for itself.
+        metadata: Text to keep in the header.
+
+    Raises:
+        WeightsError: If the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tensors(Path(folder) / "a.safetensors", {"w": torch.ones(2)})
+    ...     load_tensors(Path(folder) / "a.safetensors")
+    {'w': tensor([1., 1.])}
+    """
+    write_file(path, to_bytes(tensors, metadata))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return tensors as the content of a safetensors file.
+
+    Args:
+        tensors: By name; those that share memory are written each for itself.
+        metadata: Text to keep in the header.
+
+    >>> from_bytes(Path("a.safetensors"), to_bytes({"w": torch.ones(2)}))
+    {'w': tensor([1., 1.])}
+    """
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        memory = plain.untyped_storage().data_ptr()
+        separate[name] = plain.clone() if memory in seen else plain
+        seen.add(memory)
+    return to_safetensors(separate, None if metadata is None else dict(metadata))
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write a file atomically.
+
+    Raises:
+        WeightsError: If it cannot be written; what was there is unchanged.
+    """
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise WeightsError(message) from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors from a safetensors file or a plain PyTorch file, on the CPU.
+
+    Args:
+        path: A ``.safetensors`` file, or one of ``torch.save`` that holds a state dict, perhaps
+            under ``state_dict``, ``params`` or ``model``.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        WeightsError: If the file is missing, damaged, of another kind, or needs pickle.
+    """
+    path = Path(path)
+    if path.suffix in _TORCH_SUFFIXES:
+        return _plain_state_dict(path, _read_torch(path))
+    if path.suffix == ".safetensors":
+        return from_bytes(path, read_bytes(path))
+    message = f"{path} is no weight file: it must end in .safetensors, .pth or .pt"
+    raise WeightsError(message)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        WeightsError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror or error}"
+        raise WeightsError(message) from None
+
+
+def from_bytes(path: Path, data: bytes) -> dict[str, Tensor]:
+    """Return the tensors in the content of a safetensors file, by name, on the CPU.
+
+    Args:
+        path: Where the content is from, for the message.
+        data: The content.
+
+    Raises:
+        WeightsError: If it is damaged.
+    """
+    try:
+        return from_safetensors(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        message = f"{path} is damaged or no safetensors file ({error}): get or save it again"
+        raise WeightsError(message) from None
+
+
+def _read_torch(path: Path) -> Any:
+    data = io.BytesIO(read_bytes(path))
+    message = f"{path} is damaged or no weight file: get or save it again"
+    try:
+        return torch.load(data, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            message = (
+                f"{path} needs pickle to load, which can run any code: convert it to safetensors "
+                f"or save a plain state_dict"
+            )
+    except (EOFError, RuntimeError, ValueError, KeyError, AttributeError, IndexError):
+        pass  # what a damaged file raises depends on where it is damaged
+    raise WeightsError(message)
+
+
+def _plain_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        found = {str(n): value for n, value in content.items() if isinstance(value, Tensor)}
+        if found:
+            return found
+        inner = next((content[name] for name in _WRAPPERS if name in content), None)
+        if inner is None:
+            break
+        content = inner
+    held = f"keys {list(content)[:3]}" if isinstance(content, Mapping) else type(content).__name__
+    message = f"{path} holds no tensors by name but {held}: save model.state_dict() instead"
+    raise WeightsError(message)
+
+
+def load_weights_(model: nn.Module, path: Path) -> None:
+    """Load a weight file into a model; every name and shape must fit, or nothing is changed.
+
+    Args:
+        model: Changed in place.
+        path: What ``load_tensors`` reads.
+
+    Raises:
+        WeightsError: If the file cannot be read or does not fit, with the first names that
+            are missing, unexpected, or of another shape.
+    """
+    fill_strictly_(model, load_tensors(path), path=path)
+
+
+def fill_strictly_(model: nn.Module, tensors: Mapping[str, Tensor], *, path: Path) -> None:
+    """Load tensors into a model; every name and shape must fit, or nothing is changed.
+
+    Args:
+        model: Changed in place.
+        tensors: By name.
+        path: Where they are from, for the message.
+
+    Raises:
+        WeightsError: If they do not fit, with the first names that are missing, unexpected, or of
+            another shape.
+    """
+    wanted = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    missing = [n for n in wanted if n not in tensors]
+    unexpected = [n for n in tensors if n not in wanted]
+    differing = [
+        f"{n} {tuple(tensors[n].shape)} in the file, {tuple(t.shape)} in the model"
+        for n, t in wanted.items()
+        if n in tensors and tensors[n].shape != t.shape
+    ]
+    labelled = (("missing", missing), ("unexpected", unexpected), ("of another shape", differing))
+    problems = [_listed(label, names) for label, names in labelled if names]
+    if problems:
+        message = (
+            f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}: use the weights "
+            f"of this very network, or build the network they belong to"
+        )
+        raise WeightsError(message)
+    # strict=False only lets pass what is no tensor, all tensors were checked above
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+def _listed(label: str, names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} {label} ({', '.join(names[:3])}{more})"

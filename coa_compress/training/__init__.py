@@ -1,0 +1,1 @@
+"""One training loop, its schedule, averaging and checkpoints."""

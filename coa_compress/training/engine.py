@@ -1,0 +1,160 @@
+"""One device and one number format: the part of training that Lightning Fabric does."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.errors import TrainingError
+from coa_compress.training.settings import Precision
+
+FabricPrecision = Literal["32-true", "bf16-mixed"]
+"""Number formats in the words of Lightning Fabric."""
+
+_REDUCED = (torch.bfloat16, torch.float16)
+
+
+def parse_device(device: str) -> torch.device:
+    """Return a device from its name.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1`` ...
+
+    Raises:
+        TrainingError: If there is no such device here.
+
+    >>> parse_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        parsed = torch.device(device)
+    except RuntimeError:
+        message = f"cannot train on device {device!r}: it must be cpu, cuda or cuda:N"
+        raise TrainingError(message) from None
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        message = f"cannot train on device {device!r}: torch sees {seen} GPUs here, use cpu"
+        raise TrainingError(message)
+    return parsed
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> FabricPrecision:
+    """Return the number format to use on a device, in the words of Lightning Fabric.
+
+    Args:
+        precision: What was asked for; ``auto`` is bf16 on a GPU that supports it and on a CPU
+            with AMX tiles, and fp32 elsewhere.
+        device: Where to train.
+
+    >>> resolve_precision("fp32", torch.device("cpu"))
+    '32-true'
+    """
+    if precision == "auto":
+        precision = "bf16" if _multiplies_bf16_fast(device) else "fp32"
+    return "bf16-mixed" if precision == "bf16" else "32-true"
+
+
+def _multiplies_bf16_fast(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # a private name of torch that may move: without it, fp32 is always right
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and tiles is not None and bool(tiles())
+
+
+class Engine:
+    """A Fabric for one device, made when it is needed: importing Fabric takes seconds.
+
+    Args:
+        precision: Number format of the forward pass.
+        device: Where to train.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        from lightning_fabric import Fabric
+
+        self.precision = resolve_precision(precision, device)
+        with _quiet("lightning_fabric"):
+            self._fabric = Fabric(
+                accelerator=device.type,
+                devices=1 if device.index is None or device.type == "cpu" else [device.index],
+                precision=self.precision,
+            )
+
+    def setup_(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Take charge of a module and the optimizer of its parameters."""
+        self._module, self._optimizer = self._fabric.setup(module, optimizer)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a scalar loss to the parameters."""
+        self._fabric.backward(loss)
+
+    def clip_(self, max_norm: float) -> float:
+        """Scale the gradients down to a 2-norm; return the norm they had, perhaps not finite."""
+        norm = self._fabric.clip_gradients(
+            self._module, self._optimizer, max_norm=max_norm, error_if_nonfinite=False
+        )
+        return float("nan") if norm is None else float(norm)
+
+    def step_(self) -> None:
+        """Change the parameters by their gradients."""
+        self._optimizer.step()
+
+    @contextmanager
+    def mixed(self, *modules: nn.Module) -> Iterator[None]:
+        """Run the forward passes of some modules in the engine's precision, within a block.
+
+        What the modules return is float32, so losses are computed in float32; what is captured
+        inside them may be bfloat16. The hooks are gone on exit, whatever happens.
+
+        Args:
+            modules: Whole networks, called as functions.
+
+        Yields:
+            Nothing.
+        """
+        with ExitStack() as stack:
+            if self.precision != "32-true":
+                for module in modules:
+                    self._hook(stack, module)
+            yield
+
+    def _hook(self, stack: ExitStack, module: nn.Module) -> None:
+        entered: list[AbstractContextManager[Any]] = []
+
+        def enter(_module: nn.Module, _args: object) -> None:
+            entered.append(self._fabric.autocast())
+            entered[-1].__enter__()
+
+        def leave(_module: nn.Module, _args: object, output: Any) -> Any:
+            if entered:
+                entered.pop().__exit__(None, None, None)
+            return _to_float32(output)
+
+        stack.callback(module.register_forward_pre_hook(enter).remove)
+        # always_call: a forward pass that raises must not leave autocast on
+        stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _to_float32(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.float() if output.dtype in _REDUCED else output
+    if isinstance(output, dict):
+        return {name: _to_float32(part) for name, part in output.items()}
+    if type(output) in (list, tuple):
+        return type(output)(_to_float32(part) for part in output)
+    return output

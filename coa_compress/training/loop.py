@@ -1,0 +1,281 @@
+"""The one training loop: every stage that learns goes through ``fit``."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.artifacts import History
+from coa_compress.errors import TrainingError
+from coa_compress.protocols import Progress, no_progress
+from coa_compress.training.averaging import decay_at, tensors_of, update_average_
+from coa_compress.training.engine import Engine, parse_device
+from coa_compress.training.objective import check_names, check_weights, values_of, weighted_total
+from coa_compress.training.schedule import learning_rate_at
+from coa_compress.training.seeds import generator_of, repeatable, seed_global_, seed_of
+from coa_compress.training.settings import TrainingSettings
+from coa_compress.training.state import CHECKPOINT_NAME, LoopState, digest_job, fill_
+
+StepLosses = Callable[[nn.Module, nn.Module, torch.Generator], Mapping[str, Tensor]]
+"""Named, unweighted scalar losses of one micro-step.
+
+It is given the network in training mode, its moving average in evaluation mode, and a CPU
+generator that is seeded for exactly this job, seed, step and micro-step; it must draw random
+numbers from nothing else, and return the same names every time.
+"""
+
+_VIEW_FAILED = "view size is not compatible"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TrainingJob:
+    """What to train, and on what losses.
+
+    Args:
+        name: Used in messages and in seeding.
+        model: The network; a copy of it is trained, this one is unchanged.
+        step_losses: Named, unweighted losses of one micro-step.
+        weights: Weight of each named loss. A loss without a weight is only logged; a weight,
+            even 0, of a loss that does not exist is an error.
+        validate: One figure of the averaged network, higher is better; decides which weights
+            are returned. None returns the last ones.
+        trainable_extras: Modules that ``step_losses`` uses and that are trained along, such as
+            adapters between features; as they were, and where they were, when training ends.
+    """
+
+    name: str
+    model: nn.Module
+    step_losses: StepLosses
+    weights: Mapping[str, float]
+    validate: Callable[[nn.Module], float] | None = None
+    trainable_extras: nn.Module | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TrainingResult:
+    """A trained network and how it came about.
+
+    Args:
+        model: The averaged weights of the best step, in evaluation mode, on the device of
+            ``TrainingJob.model``.
+        history: Losses and validations.
+        best_step: Steps done when those weights were reached.
+        best_value: Their validation, or None where there is none.
+    """
+
+    model: nn.Module
+    history: History
+    best_step: int
+    best_value: float | None
+
+
+def fit(
+    job: TrainingJob,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    device: str,
+    folder: Path | None,
+    progress: Progress = no_progress,
+) -> TrainingResult:
+    """Train a copy of a network; the same seed gives the same bits, also after an interruption.
+
+    Args:
+        job: What to train.
+        settings: How long and how fast.
+        seed: Start of every random number; bits also depend on the machine and its threads.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``step_losses`` must put its batches there.
+        folder: Where checkpoints are kept and looked for, or None for none. Delete it once the
+            result is safe.
+        progress: Called after each step with the total, the learning rate and each loss. What it
+            raises stops the training; the next call goes on from the last checkpoint.
+
+    Returns:
+        The averaged network, best on validation.
+
+    Raises:
+        TrainingError: If training diverges, a weighted loss is missing or carries no gradient,
+            or the folder holds a checkpoint of another job.
+        WeightsError: If the checkpoint is damaged.
+    """
+    check_weights(job.weights)
+    place = parse_device(device)
+    with ExitStack() as stack:
+        stack.enter_context(repeatable(place, cpu_threads=settings.cpu_threads))
+        if job.trainable_extras is not None:
+            stack.enter_context(_borrowed(job.trainable_extras, place))
+        loop = _Loop(job, settings, seed=seed, device=place, folder=folder)
+        stack.enter_context(loop.engine.mixed(loop.state.model, loop.state.averaged))
+        loop.run(progress)
+    return loop.result()
+
+
+class _Loop:
+    def __init__(
+        self,
+        job: TrainingJob,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        device: torch.device,
+        folder: Path | None,
+    ) -> None:
+        self.job, self.settings, self.seed = job, settings, seed
+        self.device, self.folder = device, folder
+        self.engine = Engine(settings.precision, device)
+        model = copy.deepcopy(job.model).to(device)
+        _set_layout_(model, torch.channels_last)
+        self.state = LoopState(
+            model,
+            job.trainable_extras,
+            weight_decay=settings.weight_decay,
+            log_every=max(1, settings.steps // 100),
+        )
+        self.engine.setup_(self.state.trained, self.state.optimizer)
+        self.digest = _digest(job, settings, seed)
+        if folder is not None:
+            self.state.restore_(folder, self.digest)
+
+    def run(self, progress: Progress) -> None:
+        state, settings = self.state, self.settings
+        while state.step < settings.steps:
+            rate = learning_rate_at(state.step, settings)
+            losses = self._advance(rate)
+            last = state.step == settings.steps
+            state.log.add(state.step, losses, last=last)
+            if last or state.step % settings.validate_every == 0:
+                self._validate()
+            if self.folder is not None and (last or state.step % settings.checkpoint_every == 0):
+                state.save(self.folder, self.digest)
+            total = sum(self.job.weights.get(name, 0.0) * loss for name, loss in losses.items())
+            progress(state.step, settings.steps, {**losses, "loss": total, "lr": rate})
+
+    def result(self) -> TrainingResult:
+        state = self.state
+        model = copy.deepcopy(self.job.model)
+        fill_(model, dict(tensors_of(state.averaged)) if state.best is None else state.best)
+        return TrainingResult(
+            model=model.eval(),
+            history=state.log.history(),
+            best_step=state.step if state.best is None else state.best_step,
+            best_value=state.best_value,
+        )
+
+    def _advance(self, rate: float) -> dict[str, float]:
+        state, settings = self.state, self.settings
+        buffers = state.buffers()
+        state.optimizer.zero_grad()
+        sums: dict[str, float] = {}
+        for micro in range(settings.accumulate):
+            named = self._losses(micro, buffers)
+            total = weighted_total(named, self.job.weights)
+            values = values_of(named)
+            for name, value in values.items():
+                if self.job.weights.get(name, 0.0) != 0.0 and not math.isfinite(value):
+                    self._stop(f"loss {name!r}", value, buffers)
+                sums[name] = sums.get(name, 0.0) + value / settings.accumulate
+            self.engine.backward(total / settings.accumulate)
+        norm = self.engine.clip_(settings.clip_norm)
+        if not math.isfinite(norm):
+            self._stop("the norm of the gradient", norm, buffers)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        self.engine.step_()
+        update_average_(state.averaged, state.model, decay_at(state.step, settings.ema_decay))
+        state.step += 1
+        return sums
+
+    def _losses(self, micro: int, buffers: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        try:
+            named = self._step_losses(micro)
+        except RuntimeError as error:
+            # networks that call .view on activations need the plain layout
+            if micro > 0 or _VIEW_FAILED not in str(error) or not self._use_plain_layout_():
+                raise
+            self.state.restore_buffers_(buffers)
+            named = self._step_losses(micro)
+        check_names(named.keys(), self.job.weights)
+        return named
+
+    def _step_losses(self, micro: int) -> Mapping[str, Tensor]:
+        state = self.state
+        place = (self.job.name, self.seed, state.step, micro)
+        state.trained.train()
+        state.averaged.eval()
+        seed_global_(self.device, seed_of("global", *place))
+        return self.job.step_losses(state.model, state.averaged, generator_of("step", *place))
+
+    def _use_plain_layout_(self) -> bool:
+        changed = _set_layout_(self.state.model, torch.contiguous_format)
+        return _set_layout_(self.state.averaged, torch.contiguous_format) or changed
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        if self.job.validate is None:
+            return
+        value = float(self.job.validate(self.state.averaged.eval()))
+        if math.isnan(value):
+            message = (
+                f"validation of {self.job.name!r} returned nan at step {self.state.step}: "
+                f"higher must be better, so it must be a number"
+            )
+            raise TrainingError(message)
+        self.state.note_validation(value)
+
+    def _stop(self, what: str, value: float, buffers: Mapping[str, Tensor]) -> NoReturn:
+        state, settings = self.state, self.settings
+        message = (
+            f"{what} became {value} at step {state.step + 1} of {settings.steps} of "
+            f"{self.job.name!r}: lower learning_rate (now {settings.learning_rate:g}) or "
+            f"clip_norm (now {settings.clip_norm:g})"
+        )
+        if self.folder is not None:
+            state.restore_buffers_(buffers)
+            if state.is_finite():
+                state.save(self.folder, self.digest)
+            message += f"; the last good state is in {self.folder / CHECKPOINT_NAME}"
+        raise TrainingError(message)
+
+
+def _digest(job: TrainingJob, settings: TrainingSettings, seed: int) -> str:
+    described = asdict(settings)
+    del described["checkpoint_every"]
+    modules = {"model": job.model}
+    if job.trainable_extras is not None:
+        modules["extras"] = job.trainable_extras
+    return digest_job(
+        {"name": job.name, "seed": seed, "weights": dict(job.weights), "settings": described},
+        modules,
+    )
+
+
+def _set_layout_(model: nn.Module, layout: torch.memory_format) -> bool:
+    """Lay 4-D parameters out in memory; return whether that changed any."""
+    weights = [p for p in model.parameters() if p.dim() == 4]
+    changed = [weight for weight in weights if not weight.is_contiguous(memory_format=layout)]
+    for weight in changed:
+        weight.data = weight.data.contiguous(memory_format=layout)
+    return bool(changed)
+
+
+@contextmanager
+def _borrowed(extras: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move modules to a device; give them back where and as they were."""
+    before = copy.deepcopy(extras)
+    try:
+        extras.to(device)
+        yield
+    finally:
+        for module, old in zip(extras.modules(), before.modules(), strict=True):
+            module.training = old.training
+        extras.zero_grad(set_to_none=True)
+        saved = dict(tensors_of(before))
+        for origin in {tensor.device for tensor in saved.values()}:
+            extras.to(origin)
+        fill_(extras, saved)
