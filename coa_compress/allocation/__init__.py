@@ -1,0 +1,1 @@
+"""Widths that meet a budget."""

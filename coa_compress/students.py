@@ -1,0 +1,294 @@
+"""Saved students: the weights, and how the network follows from its teacher."""
+
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.artifacts import AttributePatch
+from coa_compress.checkpoint import (
+    fill_strictly_,
+    from_bytes,
+    read_bytes,
+    to_bytes,
+    write_file,
+)
+from coa_compress.errors import StructureError, WeightsError
+from coa_compress.structure import rebuild
+
+STUDENT_RECORD = "student.json"
+"""Name of the file that says how a student follows from its teacher."""
+
+STUDENT_WEIGHTS = "student.safetensors"
+"""Name of the file with its weights."""
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentRecord:
+    """How a student follows from its teacher, next to its weights.
+
+    Args:
+        factory: Class of the teacher, as ``package.module:Class``.
+        arguments: Keyword arguments of that class, JSON values.
+        kept: Channels that stayed in each group.
+        patches: Attributes that follow a width.
+        shapes: Shape of every parameter and buffer that is not as in the teacher.
+        task: Name and settings of the task, JSON values.
+        recipe_digest: Identifies the recipe.
+        versions: Version of each library that made it.
+        settings_sha256: What ``digest_settings`` says of the student; empty for not known. A class
+            that needs other arguments than those recorded is then found out.
+    """
+
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    patches: Sequence[AttributePatch] = ()
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
+    recipe_digest: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings_sha256: str = ""
+
+
+@torch.no_grad()
+def apply_shapes_(
+    model: nn.Module, patches: Sequence[AttributePatch], shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """Turn a teacher into the shape of its student; the values of new tensors are 0.
+
+    Args:
+        model: A freshly built teacher, changed in place; tensors that it holds under several
+            names stay shared.
+        patches: Attributes that follow a width.
+        shapes: New shape of parameters and buffers by name.
+
+    Raises:
+        WeightsError: If the model has no such module, attribute or tensor.
+
+    >>> net = nn.Linear(4, 8)
+    >>> apply_shapes_(net, [AttributePatch("", "out_features", 2)], {"weight": (2, 4), "bias": [2]})
+    >>> net(torch.zeros(1, 4)).shape
+    torch.Size([1, 2])
+    """
+    modules = dict(model.named_modules())
+    for patch in patches:
+        # a record may come from a stranger: only sizes are ever set
+        before = getattr(modules.get(patch.module), patch.attribute, None)
+        if isinstance(before, bool) or not isinstance(before, int | tuple | list):
+            name = f"{patch.module}.{patch.attribute}".removeprefix(".")
+            message = f"{type(model).__name__} has no size {name!r} to set to {patch.value}"
+            raise WeightsError(message)
+    try:
+        rebuild.apply_shapes_(model, patches, shapes)
+    except StructureError as error:
+        raise WeightsError(str(error)) from None
+
+
+def save_student(folder: Path, student: nn.Module, *, record: StudentRecord) -> None:
+    """Write a student: ``student.safetensors``, then ``student.json`` that vouches for it.
+
+    Args:
+        folder: Made when absent; other files in it are left alone.
+        student: The network, unchanged.
+        record: How it follows from its teacher.
+
+    Raises:
+        WeightsError: If the record is not made of JSON values, or a file cannot be written.
+    """
+    tensors = {n: t for n, t in student.state_dict().items() if isinstance(t, Tensor)}
+    unsaved = {n: t for n, t in student.named_buffers() if n not in tensors}
+    weights = to_bytes(tensors | unsaved)
+    document = {
+        "format": _FORMAT,
+        **asdict(record),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "not_in_state_dict": sorted(unsaved),
+    }
+    try:
+        text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        message = f"cannot record the student in {folder}: {error}: use plain JSON values"
+        raise WeightsError(message) from None
+    write_file(folder / STUDENT_WEIGHTS, weights)
+    write_file(folder / STUDENT_RECORD, text + "\n")
+
+
+def read_student_record(folder: Path) -> StudentRecord:
+    """Return how a saved student follows from its teacher.
+
+    Args:
+        folder: What ``save_student`` wrote.
+
+    Raises:
+        WeightsError: If there is no record, or it is damaged or of a newer format.
+    """
+    document = _read_document(folder)
+    try:
+        return _to_record(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"{folder / STUDENT_RECORD} is damaged ({error!r}): save the student again"
+        raise WeightsError(message) from None
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / STUDENT_RECORD
+    try:
+        document = json.loads(read_bytes(path))
+    except ValueError as error:
+        message = f"{path} is damaged ({error}): save the student again"
+        raise WeightsError(message) from None
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        message = (
+            f"{path} is no student record of format {_FORMAT}: update coa-compress or save again"
+        )
+        raise WeightsError(message)
+    return document
+
+
+def _to_record(document: Mapping[str, Any]) -> StudentRecord:
+    known = {"settings_sha256": "", **document}  # absent in files of earlier versions
+    values = {f.name: known[f.name] for f in fields(StudentRecord)}
+    for name in ("arguments", "kept", "shapes", "task", "versions"):
+        values[name] = dict(values[name].items())
+    values["shapes"] = {n: list(_to_sizes(shape)) for n, shape in values["shapes"].items()}
+    values["patches"] = [_to_patch(patch) for patch in values["patches"]]
+    return StudentRecord(**values)
+
+
+def _to_patch(patch: Mapping[str, Any]) -> AttributePatch:
+    value = patch["value"]
+    sizes = _to_sizes(value) if isinstance(value, list) else int(value)
+    return AttributePatch(str(patch["module"]), str(patch["attribute"]), sizes)
+
+
+def _to_sizes(values: Sequence[Any]) -> tuple[int, ...]:
+    sizes = tuple(int(value) for value in values)
+    if any(size < 0 for size in sizes):
+        message = f"sizes {sizes} must not be negative"
+        raise ValueError(message)
+    return sizes
+
+
+def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Module:
+    """Return a saved student, in evaluation mode.
+
+    Args:
+        folder: What ``save_student`` wrote.
+        model: A freshly built teacher, copied; None builds one from the record, by importing the
+            module that the record names and calling the network class in it, nothing else.
+
+    Raises:
+        WeightsError: If a file is missing or damaged, the files do not belong together, or the
+            teacher cannot be built or does not fit.
+    """
+    folder = Path(folder)
+    document = _read_document(folder)
+    record = read_student_record(folder)
+    weights = read_bytes(folder / STUDENT_WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != document.get("weights_sha256"):
+        message = (
+            f"{folder / STUDENT_WEIGHTS} is damaged or does not belong to {STUDENT_RECORD} beside "
+            f"it: save the student again"
+        )
+        raise WeightsError(message)
+    if model is None:
+        student = _build_student(record, folder / STUDENT_RECORD)
+        if record.settings_sha256 not in ("", digest_settings(student)):
+            message = (
+                f"the teacher of {folder / STUDENT_RECORD} was built with arguments that are not "
+                f"recorded: pass model=..., a freshly built teacher"
+            )
+            raise WeightsError(message)
+    else:
+        student = deepcopy(model)
+        apply_shapes_(student, record.patches, record.shapes)
+    tensors = from_bytes(folder / STUDENT_WEIGHTS, weights)
+    _take_dtypes_and_buffers_(student, tensors, document.get("not_in_state_dict", []))
+    fill_strictly_(student, tensors, path=folder / STUDENT_WEIGHTS)
+    return student.eval()
+
+
+def _take_dtypes_and_buffers_(
+    student: nn.Module, tensors: dict[str, Tensor], unsaved: Sequence[str]
+) -> None:
+    places = rebuild.named_tensors(student)
+    for name in unsaved:
+        saved = tensors.pop(name, None)
+        if saved is not None and name in places:
+            rebuild.replace_tensors_(student, {name: saved.to(places[name].device)})
+    for name, place in places.items():
+        if name in tensors and place.dtype != tensors[name].dtype:
+            place.data = place.data.to(tensors[name].dtype)
+
+
+def digest_settings(model: nn.Module) -> str:
+    """Return an identity of the plain attributes of every module, such as strides and slopes.
+
+    >>> digest_settings(nn.LeakyReLU(0.1)) == digest_settings(nn.LeakyReLU(0.2))
+    False
+    """
+    plain = (bool, int, float, str, tuple, type(None))
+    digest = hashlib.sha256()
+    for path, module in model.named_modules():
+        settings = {n: v for n, v in vars(module).items() if n != "training" and n[:1] != "_"}
+        named = sorted((n, repr(v)) for n, v in settings.items() if isinstance(v, plain))
+        digest.update(repr((path, type(module).__qualname__, named)).encode())
+    return digest.hexdigest()
+
+
+def _build_student(record: StudentRecord, path: Path) -> nn.Module:
+    student = _build_teacher(record, path)
+    try:
+        apply_shapes_(student, record.patches, record.shapes)
+    except WeightsError as error:
+        # such as an nn.Sequential, whose class alone does not say what is in it
+        message = (
+            f"the teacher of {path} cannot be built from its class alone ({error}): "
+            f"pass model=..., a freshly built teacher"
+        )
+        raise WeightsError(message) from None
+    return student
+
+
+def _build_teacher(record: StudentRecord, path: Path) -> nn.Module:
+    found = _resolve(record.factory)
+    if inspect.isclass(found) and issubclass(found, nn.Module):
+        try:
+            teacher: nn.Module = found(**record.arguments)
+        except (TypeError, ValueError, RuntimeError) as error:
+            problem = f"cannot be built from the arguments recorded ({error})"
+        else:
+            return teacher
+    else:
+        problem = "is no network class that can be imported here"
+    message = (
+        f"the teacher {record.factory!r} of {path} {problem}: "
+        f"pass model=..., a freshly built teacher"
+    )
+    raise WeightsError(message)
+
+
+def _resolve(factory: object) -> object:
+    if not isinstance(factory, str) or _FACTORY.fullmatch(factory) is None:
+        return None
+    module, _, names = factory.partition(":")
+    try:
+        found: object = importlib.import_module(module)
+    except ImportError:
+        return None
+    for name in names.split("."):
+        found = getattr(found, name, None)
+    return found

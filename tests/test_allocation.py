@@ -1,0 +1,290 @@
+"""Laws of allocators on random cost models, and facts on small ones."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coa_compress.allocation.allocate import make_allocation
+from coa_compress.allocation.catalog import ALLOCATORS
+from coa_compress.allocation.greedy import allocate_greedy, removal_losses
+from coa_compress.allocation.uniform import allocate_uniform
+from coa_compress.allocation.widths import allowed_widths, select_channels
+from coa_compress.artifacts import Budget, ChannelGroup
+from coa_compress.costs import CostFunction, CostModel, CostTerm, Extent
+from coa_compress.errors import BudgetError, NoEffectWarning, RegistryError, StructureError
+
+FEW = settings(deadline=None, max_examples=30)
+
+
+def chain(widths, *, size=64, fixed=3):
+    """Costs and groups of a chain of 3x3 convolutions from and to ``fixed`` channels."""
+    names = tuple(f"conv{i}" for i in range(len(widths)))
+    extents = [Extent(fixed, {}), *(Extent(0, {name: 1}) for name in names), Extent(fixed, {})]
+    pairs = list(zip(extents[1:], extents[:-1], strict=True))
+    nine = Extent(9, {})
+    params = tuple(CostTerm(f"w{i}", 1, (a, b, nine)) for i, (a, b) in enumerate(pairs))
+    macs = tuple(
+        CostTerm(f"w{i}", (size >> min(i, 3)) ** 2, (a, b, nine)) for i, (a, b) in enumerate(pairs)
+    )
+    groups = tuple(ChannelGroup(n, w, ()) for n, w in zip(names, widths, strict=True))
+    return groups, CostModel(CostFunction(names, macs), CostFunction(names, params))
+
+
+@st.composite
+def problems(draw):
+    """Random multilinear costs, also quadratic in one group, with groups, scores and a budget."""
+    n_groups = draw(st.integers(1, 4))
+    names = tuple("abcd"[:n_groups])
+    groups = tuple(ChannelGroup(name, draw(st.integers(1, 40)), ()) for name in names)
+    extent = st.builds(
+        Extent,
+        st.integers(0, 3),
+        st.dictionaries(st.sampled_from(names), st.integers(1, 4), min_size=1, max_size=2),
+    )
+    term = st.builds(
+        CostTerm,
+        st.just("w"),
+        st.integers(1, 99),
+        st.lists(extent, min_size=1, max_size=2).map(tuple),
+    )
+    functions = [
+        CostFunction(
+            draw(st.permutations(names).map(tuple)), tuple(draw(st.lists(term, min_size=1)))
+        )
+        for _ in range(2)
+    ]
+    values = st.floats(0, 10, allow_subnormal=False)
+    scores = {
+        g.name: torch.tensor(
+            draw(st.lists(values, min_size=g.n_channels, max_size=g.n_channels)),
+            dtype=torch.float64,
+        )
+        for g in groups
+    }
+    keep = st.one_of(st.none(), st.floats(0.01, 1.0))
+    keep_macs, keep_params = draw(keep), draw(keep)
+    budget = Budget(
+        keep_macs=keep_macs if keep_macs or keep_params else 0.5,
+        keep_params=keep_params,
+        round_to=draw(st.sampled_from([1, 2, 4, 8])),
+        min_channels=draw(st.sampled_from([1, 4, 8])),
+    )
+    return groups, scores, CostModel(*functions), budget
+
+
+def fits(costs, budget, widths, full):
+    return all(
+        keep is None or cost(widths) <= keep * cost(full)
+        for cost, keep in ((costs.macs, budget.keep_macs), (costs.params, budget.keep_params))
+    )
+
+
+@pytest.mark.parametrize("name", ALLOCATORS.names())
+@FEW
+@given(problem=problems())
+def test_a_budget_is_never_exceeded_and_no_group_can_be_widened(name, problem):
+    groups, scores, costs, budget = problem
+    full = {g.name: g.n_channels for g in groups}
+    allowed = {
+        g.name: allowed_widths(
+            g.n_channels, round_to=budget.round_to, min_channels=budget.min_channels
+        )
+        for g in groups
+    }
+    least = {group: widths[0] for group, widths in allowed.items()}
+    if not fits(costs, budget, least, full):
+        with pytest.raises(BudgetError, match=r"cannot keep .* the least is"):
+            ALLOCATORS.get(name)(groups, scores, costs, budget)
+        return
+
+    widths = ALLOCATORS.get(name)(groups, scores, costs, budget)
+
+    assert list(widths) == [g.name for g in groups]
+    assert fits(costs, budget, widths, full)
+    for group, width in widths.items():
+        wider = [w for w in allowed[group] if w > width]
+        assert width in allowed[group]
+        assert not wider or not fits(costs, budget, {**widths, group: wider[0]}, full)
+
+
+@pytest.mark.parametrize("name", ALLOCATORS.names())
+@FEW
+@given(problem=problems(), more=st.floats(0.01, 1.0))
+def test_a_larger_budget_never_costs_less(name, problem, more):
+    groups, scores, costs, budget = problem
+    low, high = sorted((budget.keep_macs or budget.keep_params, more))
+    rules = {"round_to": budget.round_to, "min_channels": budget.min_channels}
+    try:
+        small = ALLOCATORS.get(name)(groups, scores, costs, Budget(keep_macs=low, **rules))
+    except BudgetError:
+        return
+
+    large = ALLOCATORS.get(name)(groups, scores, costs, Budget(keep_macs=high, **rules))
+
+    assert costs.macs(small) <= costs.macs(large)
+
+
+@pytest.mark.parametrize("name", ALLOCATORS.names())
+@FEW
+@given(problem=problems())
+def test_a_budget_of_everything_keeps_everything(name, problem):
+    groups, scores, costs, _ = problem
+
+    widths = ALLOCATORS.get(name)(groups, scores, costs, Budget(keep_macs=1.0, keep_params=1.0))
+
+    assert widths == {g.name: g.n_channels for g in groups}
+
+
+@FEW
+@given(n=st.integers(1, 70), round_to=st.integers(1, 16), min_channels=st.integers(1, 20))
+def test_allowed_widths_keep_the_rules(n, round_to, min_channels):
+    widths = allowed_widths(n, round_to=round_to, min_channels=min_channels)
+
+    assert widths[-1] == n
+    assert list(widths) == sorted(set(widths))
+    assert all(w % round_to == 0 and w >= min_channels for w in widths[:-1])
+    missed = set(range(min_channels, n)) - set(widths)
+    assert all(w % round_to for w in missed)
+
+
+@FEW
+@given(values=st.lists(st.integers(0, 5), min_size=1, max_size=20), data=st.data())
+def test_selected_channels_are_the_best_sorted_and_of_equal_ones_the_first(values, data):
+    width = data.draw(st.integers(0, len(values)))
+
+    kept = select_channels(torch.tensor(values, dtype=torch.float64), width).tolist()
+
+    ranked = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    assert kept == sorted(ranked[:width])
+
+
+def test_uniform_keeps_one_fraction_where_widths_allow():
+    groups, costs = chain([64, 128, 64])
+
+    widths = allocate_uniform(groups, {}, costs, Budget(keep_params=0.26))
+
+    assert widths == {"conv0": 32, "conv1": 64, "conv2": 32}
+
+
+def test_uniform_spends_the_rest_step_by_step():
+    groups, costs = chain([32, 32])
+
+    widths = allocate_uniform(groups, {}, costs, Budget(keep_params=0.5))
+
+    assert widths == {"conv0": 24, "conv1": 16}
+
+
+def test_greedy_removes_what_matters_least():
+    groups, costs = chain([32, 32, 32], size=8)
+    scores = {
+        name: torch.full((32,), value)
+        for name, value in (("conv0", 5.0), ("conv1", 0.001), ("conv2", 5.0))
+    }
+
+    widths = allocate_greedy(groups, scores, costs, Budget(keep_params=0.6))
+
+    assert widths["conv1"] < widths["conv0"]
+    assert widths["conv1"] < widths["conv2"]
+
+
+def test_removal_losses_start_at_zero_and_grow_faster_and_faster():
+    losses = removal_losses(torch.ones(8, dtype=torch.float64).numpy())
+
+    steps = losses[:-1] - losses[1:]
+    assert losses[-1] == 0
+    assert all(steps[1:-1] >= steps[2:])
+    assert all(steps > 0)
+
+
+def test_two_limits_both_hold():
+    groups, costs = chain([64, 96, 128, 96, 64])
+    scores = {
+        g.name: torch.rand(g.n_channels, generator=torch.Generator().manual_seed(0)) for g in groups
+    }
+
+    budget = Budget(keep_macs=0.5, keep_params=0.2)
+    for name in ALLOCATORS.names():
+        allocation = make_allocation(groups, scores, costs, budget, name)
+        assert allocation.macs <= 0.5 * allocation.teacher_macs
+        assert allocation.params <= 0.2 * allocation.teacher_params
+        assert allocation.params > 0.15 * allocation.teacher_params
+
+
+@pytest.mark.parametrize("name", ALLOCATORS.names())
+def test_what_is_impossible_names_the_nearest_possible_and_what_pins_it(name):
+    groups, costs = chain([16, 64, 12])
+    scores = {g.name: torch.ones(g.n_channels) for g in groups}
+    least = costs.params({"conv0": 8, "conv1": 8, "conv2": 8})
+    share = least / costs.params({"conv0": 16, "conv1": 64, "conv2": 12})
+
+    with pytest.raises(BudgetError) as caught:
+        ALLOCATORS.get(name)(groups, scores, costs, Budget(keep_params=0.05))
+
+    assert str(caught.value) == (
+        "cannot keep 5.0% of params with channels in multiples of 8 (at least 8 a group): "
+        f"the least is {share:.1%}; the groups that pin it: conv1, conv0, conv2"
+    )
+
+
+def test_a_network_without_groups_says_so():
+    cost = CostFunction((), (CostTerm("w", 1, (Extent(3, {}),)),))
+    with pytest.raises(BudgetError, match=r"the least is 100\.0%; no channel group"):
+        allocate_uniform([], {}, CostModel(cost, cost), Budget(keep_macs=0.5))
+
+
+def test_groups_and_costs_of_two_networks_are_an_error():
+    groups, _ = chain([16])
+    _, costs = chain([16, 16])
+    with pytest.raises(StructureError, match="groups and costs differ in conv1"):
+        allocate_uniform(groups, {}, costs, Budget(keep_macs=0.5))
+
+
+def test_an_allocation_counts_what_it_keeps():
+    groups, costs = chain([16, 24])
+    scores = {g.name: torch.arange(float(g.n_channels)) for g in groups}
+
+    allocation = make_allocation(groups, scores, costs, Budget(keep_macs=0.5), "uniform")
+
+    assert allocation.teacher_widths == {"conv0": 16, "conv1": 24}
+    assert allocation.macs == costs.macs(allocation.widths)
+    assert allocation.params == costs.params(allocation.widths)
+    assert allocation.teacher_macs == costs.macs(allocation.teacher_widths)
+    assert allocation.teacher_params == costs.params(allocation.teacher_widths)
+    for name, kept in allocation.kept.items():
+        width = allocation.widths[name]
+        n_channels = allocation.teacher_widths[name]
+        assert kept.tolist() == list(range(n_channels - width, n_channels))
+        assert kept.dtype == torch.int64
+
+
+def test_a_network_that_costs_nothing_warns():
+    groups, _ = chain([16])
+    free = CostFunction(("conv0",), ())
+    with pytest.warns(NoEffectWarning, match=r"nothing was removed though 50\.0%"):
+        make_allocation(
+            groups, {"conv0": torch.ones(16)}, CostModel(free, free), Budget(keep_macs=0.5)
+        )
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [({}, "no scores for group 'conv0'"), ({"conv0": torch.ones(3)}, r"shape \(3,\), expected")],
+)
+def test_scores_of_another_network_are_an_error(scores, words):
+    groups, costs = chain([16])
+    with pytest.raises(StructureError, match=words):
+        make_allocation(groups, scores, costs, Budget(keep_macs=0.5))
+
+
+def test_a_plug_in_that_breaks_the_budget_is_caught(monkeypatch):
+    groups, costs = chain([16])
+    monkeypatch.setitem(ALLOCATORS._objects, "all", lambda *_: {"conv0": 16})
+    with pytest.raises(BudgetError, match=r"all: macs: .* exceed 50"):
+        make_allocation(groups, {"conv0": torch.ones(16)}, costs, Budget(keep_macs=0.5), "all")
+
+
+def test_an_unknown_allocator_is_named_with_its_neighbor():
+    groups, costs = chain([16])
+    with pytest.raises(RegistryError, match="did you mean greedy"):
+        make_allocation(groups, {"conv0": torch.ones(16)}, costs, Budget(keep_macs=0.5), "greedie")

@@ -1,0 +1,287 @@
+"""Facts about channel scores, on networks of two or three layers."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from coa_compress.artifacts import Batch, ChannelGroup, Member
+from coa_compress.errors import ModelError, RegistryError, SettingError, StructureError
+from coa_compress.scoring.catalog import SCORERS
+from coa_compress.scoring.magnitude import score_magnitude
+from coa_compress.scoring.random import score_random
+from coa_compress.scoring.sensitivity import score_output_sensitivity
+from coa_compress.scoring.taylor import score_taylor
+
+WIDTH = 6
+
+
+def squared_error(output: Tensor, batch: Batch) -> Tensor:
+    return (output - batch.target).square().mean()
+
+
+def small_net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(3, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.Conv2d(WIDTH, 3, 1)
+    )
+    net[1].running_mean.normal_()
+    net[1].running_var.uniform_(0.5, 2.0)
+    return net
+
+
+def one_group(order: Tensor | None = None) -> list[ChannelGroup]:
+    positions = (torch.arange(WIDTH) if order is None else order)[:, None]
+    others = [f"{path}" for path in ("0.bias", "1.weight", "1.bias", "1.running_mean")]
+    members = (
+        Member("0.weight", 0, "output", positions),
+        *(Member(name, 0, "other", positions) for name in others),
+        Member("3.weight", 1, "input", positions),
+    )
+    return [ChannelGroup("0", WIDTH, members)]
+
+
+def examples(seed: int = 0, *, n: int = 3, with_target: bool = True) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(n, 3, 5, 5, generator=generator)
+    target = torch.rand(n, 3, 5, 5, generator=generator)
+    return [Batch(image, target if with_target else None)]
+
+
+@pytest.mark.parametrize("name", SCORERS.names())
+def test_scores_are_finite_float64_from_zero_and_of_the_right_shape(name):
+    scores = SCORERS.get(name)(small_net(), one_group(), examples(), squared_error)
+
+    assert list(scores) == ["0"]
+    assert scores["0"].shape == (WIDTH,)
+    assert scores["0"].dtype == torch.float64
+    assert scores["0"].device.type == "cpu"
+    assert bool(torch.isfinite(scores["0"]).all())
+    assert float(scores["0"].min()) >= 0
+    assert not scores["0"].requires_grad
+
+
+@pytest.mark.parametrize("name", SCORERS.names())
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(name, training):
+    net = small_net().train(training)
+    net[1].eval()
+    net[0].weight.requires_grad = False
+    net[3].weight.grad = torch.ones_like(net[3].weight)
+    before = copy.deepcopy(net.state_dict())
+
+    with torch.no_grad():
+        SCORERS.get(name)(net, one_group(), examples(), squared_error)
+
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert net.training is training
+    assert net[1].training is False
+    assert net[0].weight.requires_grad is False
+    assert net[0].weight.grad is None
+    assert torch.equal(net[3].weight.grad, torch.ones_like(net[3].weight))
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()) == 0
+
+
+@pytest.mark.parametrize("name", ["magnitude", "sensitivity", "taylor"])
+@settings(deadline=None, max_examples=10)
+@given(order=st.permutations(range(WIDTH)))
+def test_scores_permute_with_the_channels(name, order):
+    scorer, order = SCORERS.get(name), torch.tensor(order)
+
+    plain = scorer(small_net(), one_group(), examples(), squared_error)["0"]
+    permuted = scorer(small_net(), one_group(order), examples(), squared_error)["0"]
+
+    torch.testing.assert_close(permuted, plain[order], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "taylor"])
+def test_a_channel_that_nobody_reads_has_score_zero(name):
+    net = small_net()
+    with torch.no_grad():
+        net[3].weight[:, 2] = 0
+
+    score = SCORERS.get(name)(net, one_group(), examples(), squared_error)["0"]
+
+    assert float(score[2]) == 0
+    assert float(score.max()) > 0
+
+
+def test_taylor_is_the_squared_activation_times_gradient():
+    net, (batch,) = small_net().eval(), examples()
+    expected = torch.zeros(WIDTH, dtype=torch.float64)
+    for i in range(3):
+        hidden = net[:3](batch.input[i : i + 1]).detach().requires_grad_()
+        one = Batch(batch.input[i : i + 1], batch.target[i : i + 1])
+        (gradient,) = torch.autograd.grad(squared_error(net[3](hidden), one), hidden)
+        expected += (hidden * gradient).sum(dim=(0, 2, 3)).double().square() / 3
+
+    score = score_taylor(net, one_group(), [batch], squared_error)["0"]
+
+    torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_taylor_does_not_depend_on_how_examples_are_batched():
+    (batch,) = examples()
+    split = [Batch(batch.input[i : i + 1], batch.target[i : i + 1]) for i in range(3)]
+
+    together = score_taylor(small_net(), one_group(), [batch], squared_error)["0"]
+    apart = score_taylor(small_net(), one_group(), split, squared_error)["0"]
+
+    assert torch.equal(together, apart)
+
+
+def test_sensitivity_predicts_the_change_of_the_output():
+    net = small_net().eval()
+    (batch,) = examples(n=64, with_target=False)
+    with torch.no_grad():
+        whole, changes = net(batch.input), []
+        for channel in range(WIDTH):
+            without = copy.deepcopy(net)
+            without[3].weight[:, channel] = 0
+            changes.append((without(batch.input) - whole).square().mean().double())
+
+    score = score_output_sensitivity(net, one_group(), [batch], squared_error)["0"]
+
+    # the change is linear in the reader here, so only the probes are random
+    torch.testing.assert_close(score, torch.stack(changes), rtol=0.5, atol=1e-6)
+    assert torch.corrcoef(torch.stack([score, torch.stack(changes)]))[0, 1] > 0.9
+
+
+def test_taylor_without_ground_truth_is_the_sensitivity():
+    batches = examples(with_target=False)
+
+    score = score_taylor(small_net(), one_group(), batches, squared_error)["0"]
+
+    expected = score_output_sensitivity(small_net(), one_group(), batches, squared_error)["0"]
+    assert torch.equal(score, expected)
+    assert float(score.max()) > 0
+
+
+def test_taylor_with_its_own_output_as_target_is_the_sensitivity():
+    net, image = small_net().eval(), examples()[0].input
+    with torch.no_grad():
+        own = torch.cat([net(image[i : i + 1]) for i in range(len(image))])
+
+    score = score_taylor(net, one_group(), [Batch(image, own)], squared_error)["0"]
+
+    expected = score_output_sensitivity(net, one_group(), [Batch(image)], squared_error)["0"]
+    assert torch.equal(score, expected)
+
+
+def test_a_group_without_reader_is_scored_by_its_filters_and_biases():
+    net = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))
+        net.bias.copy_(torch.tensor([0.5, -2.0]))
+    positions = torch.arange(2)[:, None]
+    members = (Member("weight", 0, "output", positions), Member("bias", 0, "other", positions))
+    batch = Batch(torch.ones(1, 1, 1, 1), torch.zeros(1, 2, 1, 1))
+
+    score = score_taylor(
+        net, [ChannelGroup("", 2, members)], [batch], lambda output, batch: output.sum()
+    )
+
+    assert score[""].tolist() == [2.25, 0.0]
+
+
+def test_repeated_positions_belong_to_one_channel():
+    net = nn.Conv2d(4, 1, 1, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1))
+    group = ChannelGroup("g", 2, (Member("weight", 1, "input", torch.tensor([[0, 3], [1, 2]])),))
+    batch = Batch(torch.ones(1, 4, 1, 1), torch.zeros(1, 1, 1, 1))
+
+    taylor = score_taylor(net, [group], [batch], lambda output, batch: output.sum())["g"]
+    magnitude = score_magnitude(net, [group], [], squared_error)["g"]
+
+    assert taylor.tolist() == [25.0, 25.0]
+    assert magnitude.tolist() == [1.0, 1.0]
+
+
+def test_magnitude_weighs_small_and_large_layers_alike():
+    net, large = small_net(), small_net()
+    with torch.no_grad():
+        large[3].weight.mul_(1000)
+
+    plain = score_magnitude(net, one_group(), [], squared_error)["0"]
+    scaled = score_magnitude(large, one_group(), [], squared_error)["0"]
+
+    torch.testing.assert_close(plain, scaled)
+    assert float(plain.mean()) == pytest.approx(1.0)
+
+
+def test_magnitude_is_zero_only_for_a_channel_of_zero_weights():
+    net = small_net()
+    with torch.no_grad():
+        net[0].weight[4] = 0
+        net[3].weight[:, 4] = 0
+
+    score = score_magnitude(net, one_group(), [], squared_error)["0"]
+
+    assert (score == 0).nonzero().flatten().tolist() == [4]
+
+
+def test_random_depends_on_the_seed_alone():
+    same = [score_random(small_net(i), one_group(), [], squared_error)["0"] for i in range(2)]
+    other = score_random(small_net(), one_group(), [], squared_error, seed=1)["0"]
+
+    assert torch.equal(*same)
+    assert not torch.equal(same[0], other)
+
+
+def test_sensitivity_takes_outputs_in_any_container():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, image):
+            output = self.net(image)
+            return {"image": output, "rest": [output * 2, (torch.zeros(1, dtype=torch.int64),)]}
+
+    members = tuple(
+        Member(f"net.{m.tensor}", m.dim, m.role, m.positions) for m in one_group()[0].members
+    )
+
+    score = score_output_sensitivity(
+        Two(), [ChannelGroup("0", WIDTH, members)], examples(), squared_error
+    )
+
+    assert float(score["0"].max()) > 0
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "taylor"])
+def test_no_example_is_an_error(name):
+    with pytest.raises(SettingError, match="at least one calibration batch"):
+        SCORERS.get(name)(small_net(), one_group(), [], squared_error)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "sensitivity", "taylor"])
+def test_a_group_of_another_network_is_an_error(name):
+    group = ChannelGroup("x", 2, (Member("x.weight", 0, "output", torch.arange(2)[:, None]),))
+    with pytest.raises(StructureError, match=r"group 'x' names 'x\.weight'.*analyze"):
+        SCORERS.get(name)(small_net(), [group], examples(), squared_error)
+
+
+def test_a_network_that_is_not_finite_is_an_error():
+    net = small_net()
+    with torch.no_grad():
+        net[3].weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="scores of group '0' are not finite"):
+        score_taylor(net, one_group(), examples(), squared_error)
+
+
+def test_an_unknown_scorer_is_named_with_its_neighbor():
+    with pytest.raises(RegistryError, match="did you mean taylor"):
+        SCORERS.get("tayler")
+
+
+def test_built_in_scorers_are_there_in_a_fresh_process():
+    code = "from coa_compress.scoring.catalog import SCORERS; assert SCORERS.get('taylor')"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
