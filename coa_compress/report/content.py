@@ -1,0 +1,98 @@
+"""What a report is made of: one value that holds everything a reader may ask about a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from coa_compress.artifacts import Allocation, Budget, Gate, History, Picture, Scores
+
+Measurements = Mapping[str, Mapping[str, Any]]
+"""By role (teacher, student, adapted), then by measure: a number, or numbers by split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Report:
+    """A finished run.
+
+    Args:
+        name: Short name, as in the recipe.
+        title: Headline name for people.
+        measurements: By role, then by measure. ``params``, ``macs``, ``latency_ms``,
+            ``peak_memory_mb`` and ``file_bytes`` are numbers, as are the ``macs_fvcore`` and
+            ``macs_thop`` of the cross-check; every measure of the task is a mapping from split to
+            number. What is missing is left out or None.
+        allocation: ``groups`` (each with ``name``, ``teacher_width``, ``student_width`` and maybe
+            ``score_kept_fraction``), ``budget``, ``macs_kept`` and ``params_kept``.
+        gate: ``accepted``, ``before``, ``after``, ``rules``, ``reasons``, and maybe ``labels``
+            for ``defect``, ``quality`` and ``skill``; None without adaptation.
+        histories: Losses of each training stage, in order.
+        pictures: Rows of images to show.
+        recipe: The recipe with every default filled in.
+        recipe_text: The same as YAML.
+        provenance: Versions, seed, device, threads, commit, example size, times, counter.
+        stage_seconds: Wall-clock time of each stage, in order.
+        notes: Sentences the reader must not miss: weak points, refusals, patches.
+        explanations: A sentence on what a measure means, by measure, from the task.
+    """
+
+    name: str
+    title: str
+    measurements: Measurements
+    allocation: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] | None = None
+    histories: Mapping[str, History] = field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    explanations: Mapping[str, str] = field(default_factory=dict)
+
+
+def describe_allocation(
+    allocation: Allocation, budget: Budget, *, scores: Scores | None = None
+) -> dict[str, Any]:
+    """Return an allocation as the mapping that a report holds.
+
+    Args:
+        allocation: The widths that were chosen.
+        budget: What they had to meet.
+        scores: Importance of each channel, to say how much of it was kept.
+
+    >>> import torch
+    >>> allocation = Allocation(kept={"stem": torch.arange(8)}, teacher_widths={"stem": 16},
+    ...                         macs=50, params=5, teacher_macs=100, teacher_params=10)
+    >>> described = describe_allocation(allocation, Budget(keep_macs=0.5))
+    >>> described["groups"], described["macs_kept"]
+    ([{'name': 'stem', 'teacher_width': 16, 'student_width': 8}], 0.5)
+    """
+    groups: list[dict[str, Any]] = []
+    for name, kept in allocation.kept.items():
+        group = {
+            "name": name,
+            "teacher_width": allocation.teacher_widths[name],
+            "student_width": len(kept),
+        }
+        if scores is not None and name in scores:
+            total = float(scores[name].sum())
+            group["score_kept_fraction"] = float(scores[name][kept].sum()) / total if total else 1.0
+        groups.append(group)
+    return {
+        "groups": groups,
+        "budget": asdict(budget),
+        "macs_kept": allocation.macs / max(1, allocation.teacher_macs),
+        "params_kept": allocation.params / max(1, allocation.teacher_params),
+    }
+
+
+def describe_gate(gate: Gate) -> dict[str, Any]:
+    """Return the verdict of the gate as the mapping that a report holds.
+
+    >>> from coa_compress.artifacts import DomainMeasures, GateRules
+    >>> same = DomainMeasures(defect=1.0, quality=2.0, skill=30.0)
+    >>> gate = Gate(accepted=False, before=same, after=same, rules=GateRules(), reasons=())
+    >>> describe_gate(gate)["before"]
+    {'defect': 1.0, 'quality': 2.0, 'skill': 30.0}
+    """
+    return {**asdict(gate), "reasons": list(gate.reasons)}

@@ -1,0 +1,226 @@
+"""A report as one self-contained web page."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from coa_compress.artifacts import Picture
+from coa_compress.report import curves, figures, summary
+from coa_compress.report.content import Report
+from coa_compress.report.images import data_uri
+
+_TILES = {
+    "macs": "of the MACs",
+    "params": "of the parameters",
+    "latency_ms": "of the latency",
+    "file_bytes": "of the file size",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One key figure at the top of the page.
+
+    Args:
+        kept: Fraction of the teacher's cost, as per cent.
+        part: The same in [0, 100], for the bar.
+        what: What it is a fraction of.
+        teacher: The teacher's cost.
+        student: The cost of the final student.
+    """
+
+    kept: str
+    part: float
+    what: str
+    teacher: str
+    student: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line of a bar chart.
+
+    Args:
+        label: What it stands for.
+        text: Its value.
+        part: Length in [0, 100].
+        track: Length of what it was before, in [0, 100]; 0 for none.
+        detail: What else there is to say.
+    """
+
+    label: str
+    text: str
+    part: float
+    track: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One image of a row.
+
+    Args:
+        column: Name of the column.
+        caption: Short text under it.
+        uri: The image.
+        width: In pixels.
+        height: In pixels.
+    """
+
+    column: str
+    caption: str
+    uri: str
+    width: int
+    height: int
+
+
+def to_html(report: Report) -> str:
+    """Return a report as a web page that loads nothing from anywhere.
+
+    Raises:
+        DataError: If a picture is not uint8 of shape (height, width, 3).
+
+    >>> page = to_html(Report(name="x", title="<b>", measurements={}))
+    >>> page.startswith("<!doctype html>"), "&lt;b&gt;" in page
+    (True, True)
+    """
+    return _environment().get_template("page.html.jinja").render(_values(report))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _source(name: str) -> str:
+    return files("coa_compress.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _values(report: Report) -> dict[str, Any]:
+    measures = itertools.groupby(summary.measure_rows(report), key=lambda row: row.label)
+    titles = summary.column_titles(report)
+    return {
+        "report": report,
+        "links": _links(report),
+        "final": summary.final_role(report).capitalize(),
+        "headline": summary.headline(report),
+        "tiles": _tiles(report),
+        "columns": titles,
+        "costs": summary.cost_rows(report),
+        "measures": [(label, list(rows)) for label, rows in measures],
+        "pictures": [(picture, _shots(picture)) for picture in report.pictures],
+        "rules": summary.gate_rules(report),
+        "widths": _width_bars(report),
+        "allocation_facts": _allocation_facts(report),
+        "stages": {stage: curves.charts(history) for stage, history in report.histories.items()},
+        "chart_size": (curves.WIDTH, curves.HEIGHT),
+        "times": _time_bars(report),
+        "total_time": figures.duration(sum(_seconds(report).values())),
+        "recipe": report.recipe_text or json.dumps(report.recipe, indent=2, default=str),
+        "facts": list(summary.pairs(report.provenance)),
+    }
+
+
+def _links(report: Report) -> list[tuple[str, str]]:
+    present = {
+        "comparison": report.measurements,
+        "pictures": report.pictures,
+        "adaptation": report.gate is not None,
+        "widths": report.allocation.get("groups"),
+        "training": report.histories,
+        "time": _seconds(report),
+        "recipe": True,
+        "provenance": report.provenance,
+        "notes": report.notes,
+    }
+    return [(name, name.capitalize()) for name, there in present.items() if there]
+
+
+def _tiles(report: Report) -> list[Tile]:
+    teacher = report.measurements.get("teacher", {})
+    student = report.measurements.get(summary.final_role(report), {})
+    found = []
+    for measure, what in _TILES.items():
+        kept = summary.kept_fraction(report, measure)
+        if kept is not None:
+            before, after = (figures.cost(measure, part[measure]) for part in (teacher, student))
+            part = round(min(100.0, 100 * kept), 2)
+            found.append(Tile(figures.percent(kept), part, what, before, after))
+    return found
+
+
+def _width_bars(report: Report) -> list[Bar]:
+    groups: Sequence[Any] = report.allocation.get("groups", ())
+    widest = max((group["teacher_width"] for group in groups), default=1)
+    bars = []
+    for group in groups:
+        before, after = group["teacher_width"], group["student_width"]
+        importance = group.get("score_kept_fraction")
+        detail = figures.percent(importance) if figures.is_number(importance) else ""
+        bars.append(
+            Bar(
+                label=group["name"],
+                text=f"{before} → {after}" if after != before else f"{before}",
+                part=round(100 * after / widest, 2),
+                track=round(100 * before / widest, 2),
+                detail=detail,
+            )
+        )
+    return bars
+
+
+def _allocation_facts(report: Report) -> list[tuple[str, str]]:
+    allocation = report.allocation
+    facts = [
+        (name, figures.percent(allocation[key]))
+        for name, key in (("MACs kept", "macs_kept"), ("Parameters kept", "params_kept"))
+        if figures.is_number(allocation.get(key))
+    ]
+    for name, value in (allocation.get("budget") or {}).items():
+        if name.startswith("keep_") and figures.is_number(value):
+            facts.append(
+                (f"{figures.label(name.removeprefix('keep_'))} asked", figures.percent(value))
+            )
+        elif value is not None:
+            facts.append((name.replace("_", " "), str(value)))
+    return facts
+
+
+def _seconds(report: Report) -> dict[str, float]:
+    return {
+        stage: float(value)
+        for stage, value in report.stage_seconds.items()
+        if figures.is_number(value)
+    }
+
+
+def _time_bars(report: Report) -> list[Bar]:
+    seconds = _seconds(report)
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [
+        Bar(stage, figures.duration(value), round(100 * value / longest, 2))
+        for stage, value in seconds.items()
+    ]
+
+
+def _shots(picture: Picture) -> list[Shot]:
+    return [
+        Shot(column, picture.captions.get(column, ""), data_uri(image), *_size(image.shape))
+        for column, image in picture.images.items()
+    ]
+
+
+def _size(shape: Sequence[int]) -> tuple[int, int]:
+    return shape[1], shape[0]
