@@ -1,0 +1,1 @@
+"""Plug-ins, loaded by name; nothing in the engine imports them."""

@@ -1,0 +1,1 @@
+"""Single-image dehazing: network, haze physics, data, losses, measures."""

@@ -1,0 +1,79 @@
+"""What can be set about the dehazing task."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from coa_compress.errors import SettingError
+from coa_compress.settings import PositiveInt, check_ranges
+
+_STRIDE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DehazingSettings:
+    """Where the teacher and the images come from, and at which sizes they are used.
+
+    A folder setting is ``builtin``, one folder, several joined by commas, or several in a list.
+
+    Args:
+        teacher: ``builtin``, a ``.safetensors`` or ``.pth`` file of a ``HazeUNet``, or ``random``
+            for an untrained network.
+        train: Folders of pairs (``hazy/`` and ``gt/``) or of scenes (``clear/``, ``depth/`` and
+            ``index.csv``).
+        real: Folders of real hazy photographs without truth, for adaptation.
+        test: Folders of pairs for measurement; real photographs beside them are measured too.
+        crop: Side of a training crop in pixels, a multiple of 16.
+        example_size: Height and width at which MACs and latency are counted.
+        validation_images: How many images are split off the training data.
+        calibration_images: How many crops score and refit the network.
+        tile: Images of more than ``tile * tile`` pixels are restored in tiles.
+        max_test_images: Most images measured in each test split, or None for all.
+
+    Raises:
+        SettingError: If a value is out of range.
+    """
+
+    teacher: str = "builtin"
+    train: str | tuple[str, ...] = "builtin"
+    real: str | tuple[str, ...] = "builtin"
+    test: str | tuple[str, ...] = "builtin"
+    crop: Annotated[int, Ge(32)] = 128
+    example_size: tuple[int, int] = (256, 256)
+    validation_images: PositiveInt = 8
+    calibration_images: PositiveInt = 16
+    tile: Annotated[int, Ge(128)] = 1024
+    max_test_images: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.crop % _STRIDE:
+            nearest = max(32, round(self.crop / _STRIDE) * _STRIDE)
+            message = (
+                f"DehazingSettings.crop must be a multiple of 16, got {self.crop}: use {nearest}"
+            )
+            raise SettingError(message)
+        if min(self.example_size) < 1:
+            message = (
+                "DehazingSettings.example_size must be a height and a width of at least 1, "
+                f"got {self.example_size}"
+            )
+            raise SettingError(message)
+
+
+def locations(setting: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the places that a folder setting names, in order, without empty ones.
+
+    Raises:
+        SettingError: If it names none.
+
+    >>> locations("data/a, data/b")
+    ('data/a', 'data/b')
+    """
+    parts = setting.split(",") if isinstance(setting, str) else setting
+    named = tuple(part.strip() for part in parts if part.strip())
+    if not named:
+        message = f"no folder in {setting!r}: name a folder or use builtin"
+        raise SettingError(message)
+    return named

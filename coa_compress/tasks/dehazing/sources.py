@@ -1,0 +1,170 @@
+"""Where training examples come from: scenes hazed on the fly, pairs, photographs."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from coa_compress.tasks.dehazing.crops import cut_window, random_exposure, random_window
+from coa_compress.tasks.dehazing.dice import Dice
+from coa_compress.tasks.dehazing.folders import Pair, SceneFile
+from coa_compress.tasks.dehazing.haze import add_haze, sample_haze, transmission, typical_haze
+from coa_compress.tasks.dehazing.scenes import Scene
+from coa_compress.tasks.dehazing.simulated import Shot
+from coa_compress.tasks.image_cache import ImageCache
+from coa_compress.tasks.images import to_float
+
+_CALM = 0.25
+"""Part of the crops whose colors are left as they are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A whole image to measure or to show.
+
+    Args:
+        name: What the report calls it.
+        load: Return the hazy image and its truth, float32, shape ``(3, height, width)``.
+    """
+
+    name: str
+    load: Callable[[], tuple[Tensor, Tensor]]
+
+
+class Source(Protocol):
+    """Images that training crops are drawn from."""
+
+    def crop(self, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
+        """Return a hazy crop and its truth, float32, shape ``(3, side, side)``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneSource:
+    """Clear images with depth, hazed anew each time.
+
+    Args:
+        scenes: In memory or on disk.
+        cache: Decoded files.
+    """
+
+    scenes: Sequence[Scene | SceneFile]
+    cache: ImageCache
+
+    def crop(self, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
+        """Return a hazy crop and its truth, float32, shape ``(3, side, side)``."""
+        scene = dice.pick(self.scenes)
+        clear, depth = _opened(scene, self.cache)
+        size = (clear.shape[1], clear.shape[2])
+        window = random_window(size, side, dice)
+        truth = cut_window(clear, window, side, size=size).clamp(0, 1)
+        if not dice.chance(_CALM):
+            truth = random_exposure(truth, dice)
+        distance = cut_window(depth, window, side, size=size) * _unit(scene)
+        haze = sample_haze(scene.domain, dice.generator)
+        return add_haze(truth, transmission(distance, haze.beta), haze.airlight), truth
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairSource:
+    """Hazy images with truth on disk."""
+
+    pairs: Sequence[Pair]
+    cache: ImageCache
+
+    def crop(self, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
+        """Return a hazy crop and its truth, float32, shape ``(3, side, side)``."""
+        pair = dice.pick(self.pairs)
+        hazy, clear = self.cache.read(pair.hazy), self.cache.read(pair.clear)
+        size = (clear.shape[1], clear.shape[2])
+        window = random_window(size, side, dice)
+        return tuple(cut_window(image, window, side, size=size) for image in (hazy, clear))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """Several sources, each drawn from with a probability.
+
+    Args:
+        parts: Weight and source.
+    """
+
+    parts: Sequence[tuple[float, Source]]
+
+    def crop(self, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
+        """Return a hazy crop and its truth, float32, shape ``(3, side, side)``."""
+        number = dice.weighted([weight for weight, _ in self.parts])
+        return self.parts[number][1].crop(side, dice)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotographSource:
+    """Unlabeled images, in memory or on disk."""
+
+    images: Sequence[Shot | Path]
+    cache: ImageCache
+
+    def crop(self, side: int, dice: Dice) -> Tensor:
+        """Return a crop, float32, shape ``(3, side, side)``."""
+        image = self.load(dice.integer(0, len(self.images) - 1))
+        size = (image.shape[1], image.shape[2])
+        return cut_window(image, random_window(size, side, dice), side, size=size)
+
+    def load(self, number: int) -> Tensor:
+        """Return a whole image, uint8 or float, shape ``(3, height, width)``."""
+        image = self.images[number]
+        return self.cache.read(image) if isinstance(image, Path) else image.image
+
+    def title(self, number: int) -> str:
+        """Return what an image is called."""
+        image = self.images[number]
+        return image.stem if isinstance(image, Path) else image.name
+
+
+def pair_example(pair: Pair, cache: ImageCache) -> Example:
+    """Return a pair on disk as an example."""
+    return Example(pair.name, partial(_load_pair, pair, cache))
+
+
+def scene_example(scene: Scene | SceneFile, cache: ImageCache) -> Example:
+    """Return a scene under haze that depends on nothing but its name."""
+    return Example(scene.name, partial(_load_scene, scene, cache))
+
+
+def name_digest(name: str) -> int:
+    """Return a number of 60 bits that depends on nothing but the name.
+
+    >>> name_digest("a") == name_digest("a"), name_digest("a") == name_digest("b")
+    (True, False)
+    """
+    return int(hashlib.sha256(name.encode()).hexdigest()[:15], 16)
+
+
+def _load_pair(pair: Pair, cache: ImageCache) -> tuple[Tensor, Tensor]:
+    return to_float(cache.read(pair.hazy)), to_float(cache.read(pair.clear))
+
+
+def _load_scene(scene: Scene | SceneFile, cache: ImageCache) -> tuple[Tensor, Tensor]:
+    clear, depth = _opened(scene, cache)
+    truth = to_float(clear)
+    size = (truth.shape[1], truth.shape[2])
+    distance = to_float(depth).float()[None] * _unit(scene)
+    distance = functional.interpolate(distance, size, mode="bilinear", align_corners=False)[0]
+    generator = torch.Generator().manual_seed(name_digest(scene.name))
+    haze = typical_haze(scene.domain, generator)
+    return add_haze(truth, transmission(distance, haze.beta), haze.airlight), truth
+
+
+def _opened(scene: Scene | SceneFile, cache: ImageCache) -> tuple[Tensor, Tensor]:
+    if isinstance(scene, Scene):
+        return scene.clear, scene.depth
+    return cache.read(scene.clear), cache.read(scene.depth, gray=True)
+
+
+def _unit(scene: Scene | SceneFile) -> float:
+    return scene.dmax if isinstance(scene, SceneFile) else 1.0

@@ -1,0 +1,186 @@
+"""Single-image dehazing as a task of coa-compress."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.artifacts import Batch, DomainMeasures, Picture
+from coa_compress.checkpoint import load_weights_
+from coa_compress.errors import WeightsError
+from coa_compress.protocols import NamedLoss, Progress, no_progress
+from coa_compress.tasks.dehazing.data import DehazingData, splits_of
+from coa_compress.tasks.dehazing.dice import Dice
+from coa_compress.tasks.dehazing.folder_use import restore_folder
+from coa_compress.tasks.dehazing.folders import beside_truth, read_folder
+from coa_compress.tasks.dehazing.guidance import PRIORS
+from coa_compress.tasks.dehazing.judging import Judge, judge_domain, measure_splits
+from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
+from coa_compress.tasks.dehazing.networks import HazeUNet
+from coa_compress.tasks.dehazing.settings import DehazingSettings
+from coa_compress.tasks.dehazing.showing import show_models
+from coa_compress.tasks.dehazing.sources import PhotographSource
+
+_PACKAGE = "coa_compress.tasks.dehazing"
+_CALIBRATION_BATCH = 4
+_CALIBRATION_SEED = 7919
+
+
+class DehazingTask:
+    """Remove haze from single images.
+
+    Args:
+        settings: Where teacher and images come from.
+        seed: Seed of the calibration crops and of an untrained teacher.
+
+    Raises:
+        DataError: If a folder is missing or unusable.
+    """
+
+    Settings: ClassVar[type[DehazingSettings]] = DehazingSettings
+    gate_labels: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "defect": "Haze on real photographs",
+            "quality": "Naturalness on real photographs",
+            "skill": "PSNR on validation pairs (dB)",
+        }
+    )
+    explanations: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "haze_density": "Estimated share of light that haze has replaced, from 0 to 1, told "
+            "from the image alone, so that no ground truth is needed; lower is clearer.",
+            "naturalness": "How close the statistics of an image are to those of clear "
+            "photographs, at most 100, told from the image alone; higher is more natural.",
+        }
+    )
+
+    def __init__(self, settings: DehazingSettings | None = None, *, seed: int = 0) -> None:
+        self.settings = settings or DehazingSettings()
+        self.seed = seed
+        self.data = DehazingData(self.settings)
+
+    def build_teacher(self) -> nn.Module:
+        """Return the trained teacher, in evaluation mode, on the CPU.
+
+        Raises:
+            WeightsError: If the weight file is missing or of another network.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            teacher = HazeUNet()
+        name = self.settings.teacher
+        if name == "builtin":
+            with as_file(files(_PACKAGE) / "weights" / "teacher.safetensors") as path:
+                _load(teacher, path)
+        elif name != "random":
+            _load(teacher, Path(name).expanduser())
+        return teacher.eval()
+
+    def teacher_record(self) -> tuple[str, dict[str, object]]:
+        """Return the factory of the teacher and its arguments, to build it again."""
+        return f"{HazeUNet.__module__}:{HazeUNet.__qualname__}", {}
+
+    def fingerprint(self) -> list[str]:
+        """Return the version of the built-in images, and a digest of the files that are used.
+
+        The digest covers path, size and time of change of each file; no file is opened.
+
+        Raises:
+            DataError: If a file is gone.
+        """
+        return self.data.fingerprint()
+
+    def example_input(self) -> Tensor:
+        """Return one random input, shape ``(1, 3, *example_size)``, values in ``[0, 1]``."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(1, 3, *self.settings.example_size, generator=generator)
+
+    def calibration_batches(self) -> Sequence[Batch]:
+        """Return a few fixed batches of training crops for scoring and refitting."""
+        return self._calibration
+
+    def training_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Return random hazy crops and their truths; depends on nothing but the generator."""
+        dice = Dice(generator)
+        crops = [self.data.training.crop(self.settings.crop, dice) for _ in range(batch_size)]
+        hazy, clear = zip(*crops, strict=True)
+        return Batch(torch.stack(hazy), torch.stack(clear))
+
+    @property
+    def losses(self) -> Mapping[str, NamedLoss]:
+        """``l1``, ``ssim`` and ``low_frequency`` of an output against its target."""
+        return RESTORATION_LOSSES
+
+    def validate(self, model: nn.Module) -> float:
+        """Return the mean PSNR in dB on whole validation images; higher is better."""
+        return self._judge(model).mean_psnr_db(self.data.validation)
+
+    def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """Return PSNR, SSIM, haze density and naturalness on every test split."""
+        judge = self._judge(model)
+        return measure_splits(judge, self.data.test, self.data.test_real, no_progress)
+
+    def real_batch(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Return random crops of real hazy images; depends on nothing but the generator."""
+        dice = Dice(generator)
+        source = self.data.adaptation
+        return torch.stack([source.crop(self.settings.crop, dice) for _ in range(batch_size)])
+
+    @property
+    def guidance(self) -> Mapping[str, NamedLoss]:
+        """The physical priors of an output on its real input."""
+        return PRIORS
+
+    def domain_measures(self, model: nn.Module) -> DomainMeasures:
+        """Return mean haze density, mean naturalness and validation PSNR for the gate."""
+        return judge_domain(self._judge(model), self.data.gate, self.validate(model))
+
+    def pictures(self, models: Mapping[str, nn.Module]) -> Sequence[Picture]:
+        """Return rows of images: hazy, the output of each model by name, the truth."""
+        return show_models(models, self.data, tile=self.settings.tile)
+
+    def apply_folder(
+        self, model: nn.Module, source: Path, out: Path, progress: Progress
+    ) -> Sequence[Path]:
+        """Dehaze every image in a folder; return the PNG files written.
+
+        Raises:
+            DataError: If an image cannot be read or a file is in the way; nothing is written then.
+        """
+        return restore_folder(model, source, out, progress, tile=self.settings.tile)
+
+    def evaluate_folder(
+        self, model: nn.Module, data: Path, progress: Progress
+    ) -> dict[str, dict[str, float]]:
+        """Return measurements on a folder of pairs: measure, then split, then value.
+
+        Raises:
+            DataError: If the folder holds no pairs, or one of them is unusable.
+        """
+        found = beside_truth(read_folder(data), data)
+        splits = splits_of(found, self.data.cache)
+        photographs = [path for contents in found for path in contents.photographs]
+        real = PhotographSource(photographs, self.data.cache)
+        return measure_splits(self._judge(model), splits, real, progress)
+
+    @cached_property
+    def _calibration(self) -> tuple[Batch, ...]:
+        generator = torch.Generator().manual_seed(_CALIBRATION_SEED + self.seed)
+        count = self.settings.calibration_images
+        sizes = [min(_CALIBRATION_BATCH, count - i) for i in range(0, count, _CALIBRATION_BATCH)]
+        return tuple(self.training_batch(size, generator) for size in sizes)
+
+    def _judge(self, model: nn.Module) -> Judge:
+        return Judge(model, self.settings.tile)
+
+
+def _load(teacher: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        message = f"no weight file {path}: give task.teacher an existing file, or random"
+        raise WeightsError(message)
+    load_weights_(teacher, path)

@@ -1,0 +1,82 @@
+"""A network on one image of any size, in tiles when the image is large."""
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.errors import ModelError, SettingError
+from coa_compress.profiling.modes import evaluating
+
+
+def restore_image(
+    model: nn.Module, image: Tensor, *, tile: int = 1024, overlap: int = 64
+) -> Tensor:
+    """Return what a network makes of an image, clamped to ``[0, 1]``, on the CPU.
+
+    An image of at most ``tile * tile`` pixels is given whole; a larger one in overlapping tiles
+    that are blended linearly. The network runs in evaluation mode on its own device.
+
+    Args:
+        model: A network from images to images of the same size.
+        image: Shape ``(3, height, width)``, values in ``[0, 1]``.
+        tile: Largest side of a tile in pixels.
+        overlap: How far tiles overlap in pixels, below ``tile``.
+
+    Returns:
+        Same shape as the image, float32.
+
+    Raises:
+        SettingError: If the overlap is not in ``[0, tile)``.
+        ModelError: If the network returns something of another shape.
+
+    >>> restore_image(nn.Identity(), torch.ones(3, 5, 7), tile=4, overlap=2).shape
+    torch.Size([3, 5, 7])
+    """
+    if not 0 <= overlap < tile:
+        message = f"overlap must be at least 0 and below the tile of {tile}, got {overlap}"
+        raise SettingError(message)
+    height, width = image.shape[-2:]
+    with evaluating(model), torch.no_grad():
+        if height * width <= tile * tile:
+            return _run(model, image)
+        total = torch.zeros(image.shape)
+        weight = torch.zeros(height, width)
+        for top, bottom in spans(height, tile=tile, overlap=overlap):
+            for left, right in spans(width, tile=tile, overlap=overlap):
+                blend = torch.outer(_ramp(bottom - top, overlap), _ramp(right - left, overlap))
+                part = _run(model, image[:, top:bottom, left:right])
+                total[:, top:bottom, left:right] += part * blend
+                weight[top:bottom, left:right] += blend
+    return (total / weight).clamp(0, 1)
+
+
+def spans(length: int, *, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Return start and end of tiles that cover a length, evenly, all of the same size.
+
+    >>> spans(10, tile=4, overlap=1)
+    [(0, 4), (3, 7), (6, 10)]
+    >>> spans(3, tile=4, overlap=1)
+    [(0, 3)]
+    """
+    if length <= tile:
+        return [(0, length)]
+    count = -(-(length - overlap) // (tile - overlap))
+    last = length - tile
+    return [(start, start + tile) for start in (last * i // (count - 1) for i in range(count))]
+
+
+def _run(model: nn.Module, image: Tensor) -> Tensor:
+    parameter = next(model.parameters(), image)
+    output = model(image[None].to(parameter))
+    if not isinstance(output, Tensor) or output.shape[1:] != image.shape:
+        found = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+        message = (
+            f"{type(model).__name__} makes {found} of an image of {tuple(image.shape)}: "
+            "give a network that keeps the size"
+        )
+        raise ModelError(message)
+    return output[0].float().cpu().clamp(0, 1)
+
+
+def _ramp(length: int, overlap: int) -> Tensor:
+    rise = torch.arange(1, length + 1, dtype=torch.float32)
+    return torch.minimum(rise, rise.flip(0)).clamp(max=overlap + 1)
