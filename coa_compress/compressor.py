@@ -1,0 +1,285 @@
+"""From a network or a recipe to a result: the stages, run in order, behind one call."""
+
+import copy
+import hashlib
+import inspect
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.atomic import write_atomic
+from coa_compress.errors import ModelError, RecipeError, WeightsError
+from coa_compress.protocols import (
+    Fingerprinted,
+    Observer,
+    Rebuildable,
+    SilentObserver,
+    Structure,
+    Task,
+)
+from coa_compress.provenance import best_device, usable_device
+from coa_compress.recipe.assembly import plain_recipe
+from coa_compress.recipe.files import (
+    SCHEMA,
+    TASKS,
+    default_recipe,
+    dump_recipe,
+    load_recipe,
+)
+from coa_compress.recipe.schema import Recipe
+from coa_compress.report.write import write_report
+from coa_compress.result import (
+    Result,
+    TemporaryFolder,
+    final_network,
+    make_report,
+    student_record,
+    summary_of,
+)
+from coa_compress.runs import RunFolder, digest_of, open_run
+from coa_compress.stages.pipeline import check_stages, run_stages
+from coa_compress.stages.plan import plan_table
+from coa_compress.stages.state import Context, Stage, State
+from coa_compress.structure.analysis import analyze
+from coa_compress.students import STUDENT_RECORD, load_student, read_student_record
+
+_BUILTIN = "builtin:"
+_BUILTIN_TASK = "dehazing"
+
+
+class Compressor:
+    """Compress, distill and adapt a network.
+
+    Args:
+        model: Any image-to-image network; it is unchanged, bit for bit. None takes the teacher
+            of the recipe's task.
+        recipe: A recipe, or the path of one; None compresses to half of the MACs by
+            self-distillation on built-in images.
+        task: The problem, as an object; None takes the one that the recipe names.
+        example: One input, batch 1, at which MACs are counted; None asks the task.
+        out: The run folder; None takes the recipe's, or, when there is no recipe, a temporary one
+            that is there as long as this object or its result.
+        observer: Hears how it goes; None for nobody.
+
+    Raises:
+        ModelError: If neither a model nor a recipe is given, or the model cannot be copied.
+        RecipeError: If the recipe is wrong, or names a device that is not there.
+
+    >>> Compressor()
+    Traceback (most recent call last):
+    coa_compress.errors.ModelError: nothing to compress: give a model or a recipe
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        recipe: Recipe | Path | str | None = None,
+        task: Task | None = None,
+        example: Tensor | None = None,
+        out: Path | str | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        if model is None and recipe is None and task is None:
+            message = "nothing to compress: give a model or a recipe"
+            raise ModelError(message)
+        self.recipe = _recipe_of(recipe)
+        self.device = usable_device(self.recipe.device)
+        self._model = None if model is None else _copied(model)
+        self._example = example
+        self.task = _task_of(self.recipe, self._model, example) if task is None else task
+        self._temporary = None
+        if recipe is None and out is None:
+            self._temporary = TemporaryFolder()
+            out = self._temporary.path / "run"
+        if out is not None:
+            self.recipe = replace(self.recipe, out=str(out))
+        self._observer = observer or SilentObserver()
+
+    def plan(self) -> str:
+        """Return the groups, the widths and the predicted cost as text; nothing is trained.
+
+        Raises:
+            RecipeError: If the recipe does not allocate.
+            BudgetError: If the budget cannot be met.
+        """
+        state, context = self._start(), self._context()
+        check_stages(self._with_settings(), state, context, None, identity="")
+        return plan_table(self._stages(), state, context)
+
+    def run(self, *, resume: bool = True) -> Result:
+        """Run every stage of the recipe and write the report.
+
+        Args:
+            resume: Go on where an earlier run in the same folder stopped.
+
+        Raises:
+            CoaError: If anything of what was given cannot be used.
+        """
+        started = time.time()
+        state, context, stages = self._start(), self._context(), self._with_settings()
+        before = RunFolder(Path(self.recipe.out).absolute()) if resume else None
+        identity = self._identity(state.teacher)
+        # before the folder is made: what is wrong from the start leaves nothing behind
+        check_stages(stages, state, context, before, identity=identity)
+        with open_run(Path(self.recipe.out)) as run:
+            if not resume:
+                run.reset()
+            write_atomic(run.path / "recipe.yaml", dump_recipe(self.recipe))
+            outcome = run_stages(stages, state, context, run, identity=identity)
+            report = make_report(self.recipe, self.task, outcome, context, started=started)
+            factory = self._factory()
+            result = Result(
+                student=final_network(outcome.state).eval(),
+                teacher=outcome.state.teacher,
+                report=report,
+                report_path=write_report(report, run.path),
+                record=student_record(outcome.state, self.recipe, factory),
+                summary=summary_of(report),
+                folder=self._temporary,
+            )
+            result.save(run.path / "student")
+        return result
+
+    def _stages(self) -> list[Stage]:
+        types = {stage.name: stage for stage in SCHEMA.stages}
+        made: list[Any] = [types[name](settings) for name, settings in self.recipe.stages.items()]
+        return made
+
+    def _with_settings(self) -> list[tuple[Stage, object]]:
+        settings: Mapping[str, Any] = plain_recipe(self.recipe)["stages"]
+        return [(stage, settings[stage.name]) for stage in self._stages()]
+
+    def _start(self) -> State:
+        if self._model is None:
+            return State(teacher=self.task.build_teacher().eval())
+        teacher = copy.deepcopy(self._model)
+        if not any(parameter.requires_grad for parameter in teacher.parameters()):
+            # frozen as a whole for deployment; parts frozen on purpose stay frozen
+            for parameter in teacher.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+        return State(teacher=teacher)
+
+    def _context(self) -> Context:
+        choice = self.recipe.structure
+        example = self.task.example_input() if self._example is None else self._example.cpu()
+        if example.ndim == 0 or len(example) != 1:
+            message = f"example must be one input, batch 1, got shape {tuple(example.shape)}"
+            raise ModelError(message)
+
+        @lru_cache(maxsize=1)
+        def structure(teacher: nn.Module) -> Structure:
+            include = choice.include or ("*",)
+            place = copy.deepcopy(teacher).cpu()
+            return analyze(place, example, include=include, exclude=choice.exclude)
+
+        return Context(
+            task=self.task,
+            seed=self.recipe.seed,
+            device=self.device,
+            observer=self._observer,
+            structure=structure,
+            example=example,
+        )
+
+    def _identity(self, teacher: nn.Module) -> str:
+        plain, task = plain_recipe(self.recipe), self.task
+        data = task.fingerprint() if isinstance(task, Fingerprinted) else None
+        given = () if self._example is None else (list(self._example.shape),)
+        return digest_of(
+            plain["task"],
+            plain["structure"],
+            self.recipe.seed,
+            self.device,
+            _digest_weights(teacher),
+            type(task).__qualname__,
+            data,
+            *given,
+        )
+
+    def _factory(self) -> tuple[str, dict[str, Any]]:
+        if self._model is None and isinstance(self.task, Rebuildable):
+            factory, arguments = self.task.teacher_record()
+            return factory, dict(arguments)
+        kind = type(self.task.build_teacher() if self._model is None else self._model)
+        return f"{kind.__module__}:{kind.__qualname__}", {}
+
+
+def open_student(source: str) -> tuple[nn.Module, Task]:
+    """Return a network to use, and the task that knows its files.
+
+    Args:
+        source: A run folder, a student folder, or ``builtin:teacher``.
+
+    Raises:
+        WeightsError: If there is no student.
+
+    >>> open_student("nowhere")
+    Traceback (most recent call last):
+    coa_compress.errors.WeightsError: no student in nowhere: give a run folder, or builtin:teacher
+    """
+    if source.startswith(_BUILTIN):
+        if source != f"{_BUILTIN}teacher":
+            message = f"there is no {source}: the only built-in network is builtin:teacher"
+            raise WeightsError(message)
+        task = TASKS.get(_BUILTIN_TASK)()
+        return task.build_teacher().to(best_device()), task
+    folders = [Path(source), Path(source) / "student"]
+    folder = next((path for path in folders if (path / STUDENT_RECORD).is_file()), None)
+    if folder is None:
+        message = f"no student in {source}: give a run folder, or builtin:teacher"
+        raise WeightsError(message)
+    name = read_student_record(folder).task.get("name", "")
+    task_class = TASKS.get(name)
+    return load_student(folder).to(best_device()), task_class()
+
+
+def _recipe_of(recipe: Recipe | Path | str | None) -> Recipe:
+    if recipe is None:
+        return default_recipe()
+    return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a copy on the CPU in evaluation mode; whoever gave the model keeps it as it is."""
+    if not isinstance(model, nn.Module):
+        message = f"a model must be a torch.nn.Module, got {type(model).__name__}"
+        raise ModelError(message)
+    if isinstance(model, torch.jit.ScriptModule):
+        message = f"{type(model).__name__} is compiled by TorchScript: give the module it came from"
+        raise ModelError(message)
+    try:
+        return copy.deepcopy(model).cpu().eval()
+    except (RuntimeError, TypeError, AttributeError, pickle.PicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = f"cannot copy {type(model).__name__}: {reason}: remove what is no parameter"
+        raise ModelError(message) from None
+
+
+def _task_of(recipe: Recipe, model: nn.Module | None, example: Tensor | None) -> Task:
+    """Return the task of a recipe; given the network and the example if its constructor asks."""
+    task_class = SCHEMA.task_class(recipe.task.name)
+    offered: dict[str, Any] = {"seed": recipe.seed, "model": model, "example": example}
+    asked = inspect.signature(task_class).parameters
+    given = {name: value for name, value in offered.items() if name in asked}
+    task = task_class(recipe.task.settings, **given)
+    if not isinstance(task, Task):
+        message = f"task {recipe.task.name!r} lacks a method of coa_compress.protocols.Task"
+        raise RecipeError(message)
+    return task
+
+
+def _digest_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""Where figures come from: versions, machine, source revision."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from coa_compress._version import __version__
+from coa_compress.errors import RecipeError
+
+_LIBRARIES = ("torch", "numpy", "lightning-fabric", "safetensors", "torchmetrics", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python, of this package and of what figures depend on.
+
+    >>> sorted(versions())[:2]
+    ['coa-compress', 'lightning-fabric']
+    """
+    found = {"python": platform.python_version(), "coa-compress": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, object]:
+    """Return the processor, the device and the number of threads that figures depend on.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    name = platform.processor() or platform.machine()
+    if torch.device(device).type == "cuda":
+        name = torch.cuda.get_device_name(torch.device(device))
+    return {
+        "device": device,
+        "device_name": name,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def commit() -> str | None:
+    """Return the git revision of the source that is running, or None for an installed package."""
+    source = Path(__file__).resolve().parent.parent
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def best_device() -> str:
+    """Return ``cuda`` where torch sees a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable_device(choice: str) -> str:
+    """Return a device that is there.
+
+    Args:
+        choice: ``auto`` for the best, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        RecipeError: If it is a GPU that torch does not see.
+
+    >>> usable_device("cpu")
+    'cpu'
+    """
+    if choice == "auto":
+        return best_device()
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device(choice)
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        message = f"device {choice!r} is not there, torch sees {seen} GPUs: use auto or cpu"
+        raise RecipeError(message)
+    return choice

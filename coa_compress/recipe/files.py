@@ -1,0 +1,134 @@
+"""Recipe files: read with every problem at once, written with every default."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coa_compress.errors import RecipeError
+from coa_compress.recipe.assembly import assemble, plain_recipe
+from coa_compress.recipe.checking import Checker
+from coa_compress.recipe.document import parse_document, write_document
+from coa_compress.recipe.overrides import apply_overrides
+from coa_compress.recipe.schema import Recipe, Schema, TaskChoice
+from coa_compress.registry import Registry
+from coa_compress.stages.order import STAGES
+
+TASKS: Registry[Any] = Registry("task", group="coa_compress.tasks")
+"""Every task class, by name."""
+SCHEMA = Schema(stages=STAGES, tasks=TASKS)
+"""What recipes may hold."""
+
+_DEFAULT_STAGES = ("score", "allocate", "prune", "refit", "distill", "measure")
+_DEFAULT_KEEP_MACS = 0.5
+_DECIDES_NO_RESULT = ("name", "device", "out")
+
+
+def load_recipe(
+    path: Path | str, overrides: Sequence[str] = (), *, schema: Schema = SCHEMA
+) -> Recipe:
+    """Return the recipe of a file.
+
+    Args:
+        path: A YAML file, UTF-8.
+        overrides: Items such as ``stages.allocate.keep_macs=0.2``; they win over the file.
+        schema: The stages and tasks that exist.
+
+    Raises:
+        RecipeError: If the file cannot be read, or anything in it or in the overrides is wrong:
+            one line for each problem, each with file and line.
+
+    >>> load_recipe("none.yaml")
+    Traceback (most recent call last):
+    coa_compress.errors.RecipeError: no recipe file none.yaml: give the path of a YAML file
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        message = f"no recipe file {path}: give the path of a YAML file"
+    except IsADirectoryError:
+        message = f"recipe {path} is a folder: give the path of a YAML file"
+    except UnicodeDecodeError as error:
+        message = f"recipe {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+    except OSError as error:
+        message = f"recipe {path} cannot be read: {error.strerror}: check the path and its rights"
+    else:
+        return parse_recipe(text, source=str(path), overrides=overrides, schema=schema)
+    raise RecipeError(message)
+
+
+def parse_recipe(
+    text: str, *, source: str, overrides: Sequence[str] = (), schema: Schema = SCHEMA
+) -> Recipe:
+    """Return the recipe of a YAML text.
+
+    Args:
+        text: One YAML document.
+        source: Name of the file, for messages.
+        overrides: Items such as ``stages.adapt=off``; they win over the text.
+        schema: The stages and tasks that exist.
+
+    Raises:
+        RecipeError: If anything is wrong: one line for each problem.
+    """
+    root, problems = parse_document(text, source=source)
+    root, more = apply_overrides(root, overrides)
+    checker = Checker([*problems, *more])
+    recipe = assemble(root, schema, checker)
+    if recipe is None:
+        message = "\n".join(problem.line() for problem in sorted(set(checker.problems)))
+        raise RecipeError(message)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return a recipe as YAML with every default written; parsing it gives the same recipe."""
+    return write_document(plain_recipe(recipe))
+
+
+def recipe_digest(recipe: Recipe, *, until: str | None = None) -> str:
+    """Return a fingerprint of everything in a recipe that decides its result.
+
+    The name, the device and the run folder are left out.
+
+    Args:
+        recipe: Any recipe.
+        until: Name of a stage: later stages are left out too.
+
+    Returns:
+        64 hexadecimal digits (SHA-256).
+    """
+    plain = {k: v for k, v in plain_recipe(recipe).items() if k not in _DECIDES_NO_RESULT}
+    names = list(plain["stages"])
+    if until is not None:
+        names = names[: names.index(until) + 1] if until in names else names
+    plain["stages"] = {name: plain["stages"][name] for name in names}
+    canonical = json.dumps(_one_zero(plain), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def default_recipe(*, schema: Schema = SCHEMA) -> Recipe:
+    """Return the recipe of ``Compressor(model)``: any network, its own output as the target.
+
+    Every setting has its default; the budget is half of the MACs.
+    """
+    task = TaskChoice(
+        name="self_distillation",
+        settings=schema.task_class("self_distillation").Settings(),
+    )
+    given: dict[str, dict[str, Any]] = {name: {} for name in _DEFAULT_STAGES}
+    given["allocate"] = {"keep_macs": _DEFAULT_KEEP_MACS}
+    types = schema.stage_types()
+    stages = {name: types[name].Settings(**values) for name, values in given.items()}
+    return Recipe(name="default", task=task, stages=schema.in_order(stages))
+
+
+def _one_zero(value: Any) -> Any:
+    """Return plain values in which 1.0 is 1, as they are equal."""
+    if isinstance(value, dict):
+        return {key: _one_zero(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_one_zero(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

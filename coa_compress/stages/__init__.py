@@ -1,0 +1,1 @@
+"""One thin class a step, in the order of the data."""

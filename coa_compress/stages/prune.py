@@ -1,0 +1,83 @@
+"""Cut the student out of the teacher."""
+
+import copy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from coa_compress.artifacts import AttributePatch, Cut
+from coa_compress.checkpoint import load_tensors, load_weights_, save_tensors
+from coa_compress.stages.files import read_json, save_network, write_json
+from coa_compress.stages.state import Context, State, needed
+from coa_compress.students import apply_shapes_
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneSettings:
+    """There is nothing to choose: the allocation says it all."""
+
+
+class Prune:
+    """From the teacher and an allocation to a student; the teacher stays as it is."""
+
+    name = "prune"
+    Settings = PruneSettings
+    needs: tuple[str, ...] = ("allocate",)
+
+    def __init__(self, settings: PruneSettings) -> None:
+        self.settings = settings
+
+    def check(self, state: State, context: Context) -> None:
+        """Do nothing: whatever comes before decides."""
+
+    def run(self, state: State, context: Context) -> State:
+        """Return the state with a student."""
+        allocation = needed(state.allocation, "an allocation", self.name, "allocate")
+        structure = context.structure(state.teacher)
+        cut = structure.cut(allocation.kept)
+        changed = [f"{patch.module or 'model'}.{patch.attribute}" for patch in _noted(cut)]
+        notes = state.notes
+        if changed:
+            notes += (f"attributes that follow a width: {', '.join(changed)}",)
+        return replace(state, cut=cut, student=cut.student, notes=notes)
+
+    def save(self, state: State, folder: Path) -> None:
+        """Write the student and how it was cut."""
+        cut: Cut = needed(state.cut, "a cut", self.name, self.name)
+        flat = {f"{n}|{dim}": kept for n, dims in cut.slices.items() for dim, kept in dims.items()}
+        save_tensors(folder / "slices.safetensors", flat)
+        save_network(folder / "student.safetensors", cut.student)
+        tensors = cut.student.state_dict()
+        content = {
+            "patches": [asdict(patch) for patch in cut.patches],
+            "shapes": {n: list(tensors[n].shape) for n in cut.slices if n in tensors},
+            "notes": list(state.notes),
+        }
+        write_json(folder / "cut.json", content)
+
+    def load(self, state: State, folder: Path) -> State:
+        """Return the state with the student of the files."""
+        found = read_json(folder / "cut.json")
+        patches = tuple(
+            AttributePatch(patch["module"], patch["attribute"], _value(patch["value"]))
+            for patch in found["patches"]
+        )
+        student = copy.deepcopy(state.teacher)
+        apply_shapes_(student, patches, found["shapes"])
+        load_weights_(student, folder / "student.safetensors")
+        slices: dict[str, dict[int, Tensor]] = {}
+        for key, kept in load_tensors(folder / "slices.safetensors").items():
+            name, _, dim = key.rpartition("|")
+            slices.setdefault(name, {})[int(dim)] = kept
+        cut = Cut(student.eval(), slices, patches)
+        return replace(state, cut=cut, student=cut.student, notes=tuple(found["notes"]))
+
+
+def _noted(cut: Cut) -> list[AttributePatch]:
+    modules = dict(cut.student.named_modules())
+    return [p for p in cut.patches if not type(modules[p.module]).__module__.startswith("torch.nn")]
+
+
+def _value(value: "int | list[int]") -> "int | tuple[int, ...]":
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,70 @@
+"""Refit the student's layers in closed form."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coa_compress.refit.closed_form import refit
+from coa_compress.settings import NonNegativeFloat, PositiveInt, check_ranges
+from coa_compress.stages.files import load_network, read_json, save_network, write_json
+from coa_compress.stages.state import Context, State, needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefitSettings:
+    """How layers are refitted.
+
+    Args:
+        ridge: Strength of the pull to the present weights, relative to the features.
+        positions: Positions that are sampled of each layer's output.
+    """
+
+    ridge: NonNegativeFloat = 1e-4
+    positions: PositiveInt = 4096
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+class Refit:
+    """From a freshly cut student to one whose features match the teacher's; no training."""
+
+    name = "refit"
+    Settings = RefitSettings
+    needs: tuple[str, ...] = ("prune",)
+
+    def __init__(self, settings: RefitSettings) -> None:
+        self.settings = settings
+
+    def check(self, state: State, context: Context) -> None:
+        """Do nothing: whatever comes before decides."""
+
+    def run(self, state: State, context: Context) -> State:
+        """Return the state with a refitted student."""
+        cut = needed(state.cut, "a cut", self.name, "prune")
+        cut = replace(cut, student=cut.student.to(context.device))
+        result = refit(
+            state.teacher.to(context.device),
+            cut,
+            context.calibration(),
+            ridge=self.settings.ridge,
+            positions=self.settings.positions,
+            progress=context.progress,
+        )
+        accepted = sum(layer.accepted for layer in result.layers)
+        note = f"refit: {accepted} of {len(result.layers)} layers were improved"
+        if result.skipped:
+            note += f", {len(result.skipped)} left alone ({', '.join(list(result.skipped)[:3])})"
+        return replace(state, student=result.student, notes=(*state.notes, note))
+
+    def save(self, state: State, folder: Path) -> None:
+        """Write the student."""
+        student = needed(state.student, "a student", self.name, self.name)
+        save_network(folder / "student.safetensors", student)
+        write_json(folder / "notes.json", {"notes": list(state.notes)})
+
+    def load(self, state: State, folder: Path) -> State:
+        """Return the state with the student of the file."""
+        like = needed(state.student, "a student", self.name, "prune")
+        student = load_network(folder / "student.safetensors", like)
+        notes = tuple(read_json(folder / "notes.json")["notes"])
+        return replace(state, student=student, notes=notes)

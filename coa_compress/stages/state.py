@@ -1,0 +1,134 @@
+"""What a run knows after each stage, and what every stage is given."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.artifacts import Allocation, Batch, Budget, Cut, Gate, History, Picture, Scores
+from coa_compress.errors import RecipeError
+from coa_compress.protocols import Observer, Structure, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class State:
+    """Everything that stages hand on; each stage returns a new one.
+
+    Args:
+        teacher: The network that is compressed; never changed after training.
+        scores: Importance of each channel.
+        budget: What the allocation had to meet.
+        allocation: Which channels stay.
+        cut: How the student follows from the teacher.
+        student: The network after the latest compression stage.
+        adapted: The network after adaptation, or the student itself when the gate refused it.
+        gate: The verdict on the adaptation.
+        histories: Losses of each training stage by name.
+        measurements: By role, then by measure.
+        pictures: Rows of images for the report.
+        notes: Sentences for the report.
+    """
+
+    teacher: nn.Module
+    scores: Scores | None = None
+    budget: Budget | None = None
+    allocation: Allocation | None = None
+    cut: Cut | None = None
+    student: nn.Module | None = None
+    adapted: nn.Module | None = None
+    gate: Gate | None = None
+    histories: Mapping[str, History] = field(default_factory=dict)
+    measurements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
+    notes: tuple[str, ...] = ()
+
+    def with_history(self, stage: str, history: History) -> "State":
+        """Return the same state with the losses of one more stage."""
+        return replace(self, histories={**self.histories, stage: history})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Context:
+    """What every stage is given besides the state.
+
+    Args:
+        task: The problem.
+        seed: Start of every random number.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        observer: Hears how it goes.
+        structure: Analyzes the teacher when first called.
+        example: One input, batch 1, at which everything is counted.
+        folder: Where this stage may keep files while it runs, or None.
+    """
+
+    task: Task
+    seed: int
+    device: str
+    observer: Observer
+    structure: Callable[[nn.Module], Structure]
+    example: Tensor
+    folder: Path | None = None
+
+    def progress(self, done: int, total: int, values: Mapping[str, float]) -> None:
+        """Tell the observer how far this stage is."""
+        self.observer.on_progress(done, total, values)
+
+    def calibration(self) -> list[Batch]:
+        """Return the task's calibration batches on the device."""
+        return [batch.to(self.device) for batch in self.task.calibration_batches()]
+
+    def training_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Return a training batch on the device."""
+        return self.task.training_batch(batch_size, generator).to(self.device)
+
+
+class Stage(Protocol):
+    """One step of the pipeline: a thin class around pure functions.
+
+    ``save`` and ``load`` write and read exactly what ``run`` added to the state, so that a run
+    that was interrupted goes on behind the last stage that is done.
+
+    Args:
+        name: The key of the recipe.
+        Settings: A frozen dataclass.
+        needs: Names of stages that must be in the recipe too.
+    """
+
+    name: str
+    Settings: type[Any]
+    needs: tuple[str, ...]
+
+    def __init__(self, settings: Any) -> None:
+        """Make the stage of some settings."""
+
+    def check(self, state: State, context: Context) -> None:
+        """Raise what can be known to be wrong before any stage runs.
+
+        Args:
+            state: Where the whole run starts.
+            context: What stages are given.
+        """
+
+    def run(self, state: State, context: Context) -> State:
+        """Return the state after this stage."""
+
+    def save(self, state: State, folder: Path) -> None:
+        """Write what this stage added."""
+
+    def load(self, state: State, folder: Path) -> State:
+        """Return the state after this stage from what ``save`` wrote."""
+
+
+def needed(value: "Any | None", what: str, stage: str, earlier: str) -> Any:
+    """Return a value that an earlier stage must have made.
+
+    Raises:
+        RecipeError: If it is None, naming the stage to add.
+    """
+    if value is None:
+        message = f"stage {stage!r} needs {what}: add stage {earlier!r} to the recipe"
+        raise RecipeError(message)
+    return value
