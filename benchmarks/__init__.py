@@ -1,0 +1,1 @@
+"""Commands that measure: each writes JSON and renders the tables of the README."""
