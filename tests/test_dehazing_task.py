@@ -451,7 +451,7 @@ def test_the_development_data_trains_every_domain():
         )
     )
 
-    assert [round(weight, 2) for weight, _ in data.training.parts] == [0.45, 0.25, 0.25, 0.05]
+    assert [round(weight, 2) for weight, _ in data.training.parts] == [0.3, 0.42, 0.23, 0.05]
     assert len(data.validation) == 8
     assert len(data.gate.images) == 16
     assert len(data.adaptation.images) == 129
