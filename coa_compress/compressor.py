@@ -95,6 +95,7 @@ class Compressor:
         self._model = None if model is None else _copied(model)
         self._example = example
         self.task = _task_of(self.recipe, self._model, example) if task is None else task
+        self._own_task = "" if task is None else _path_of(type(task))
         self._temporary = None
         if recipe is None and out is None:
             self._temporary = TemporaryFolder()
@@ -141,7 +142,9 @@ class Compressor:
                 teacher=outcome.state.teacher,
                 report=report,
                 report_path=write_report(report, run.path),
-                record=student_record(outcome.state, self.recipe, factory),
+                record=student_record(
+                    outcome.state, self.recipe, factory, task=self._task_record()
+                ),
                 summary=summary_of(report),
                 folder=self._temporary,
             )
@@ -159,13 +162,13 @@ class Compressor:
 
     def _start(self) -> State:
         if self._model is None:
-            return State(teacher=self.task.build_teacher().eval())
+            return State(teacher=self.task.build_teacher().eval(), notes=self._notes())
         teacher = copy.deepcopy(self._model)
         if not any(parameter.requires_grad for parameter in teacher.parameters()):
             # frozen as a whole for deployment; parts frozen on purpose stay frozen
             for parameter in teacher.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
-        return State(teacher=teacher)
+        return State(teacher=teacher, notes=self._notes())
 
     def _context(self) -> Context:
         choice = self.recipe.structure
@@ -204,12 +207,23 @@ class Compressor:
             *given,
         )
 
+    def _task_record(self) -> dict[str, Any]:
+        if self._own_task:
+            return {"class": self._own_task}
+        record: dict[str, Any] = plain_recipe(self.recipe)["task"]
+        return record
+
+    def _notes(self) -> tuple[str, ...]:
+        if not self._own_task:
+            return ()
+        return (f"task: an object of {self._own_task}; the task of the recipe was not used",)
+
     def _factory(self) -> tuple[str, dict[str, Any]]:
         if self._model is None and isinstance(self.task, Rebuildable):
             factory, arguments = self.task.teacher_record()
             return factory, dict(arguments)
         kind = type(self.task.build_teacher() if self._model is None else self._model)
-        return f"{kind.__module__}:{kind.__qualname__}", {}
+        return _path_of(kind), {}
 
 
 def open_student(source: str) -> tuple[nn.Module, Task]:
@@ -236,9 +250,17 @@ def open_student(source: str) -> tuple[nn.Module, Task]:
     if folder is None:
         message = f"no student in {source}: give a run folder, or builtin:teacher"
         raise WeightsError(message)
-    name = read_student_record(folder).task.get("name", "")
-    task_class = TASKS.get(name)
+    task = read_student_record(folder).task
+    if "class" in task:
+        message = f"the student in {folder} has a task of its own, {task['class']}: "
+        message += "use coa_compress.load from Python"
+        raise WeightsError(message)
+    task_class = TASKS.get(task.get("name", ""))
     return load_student(folder).to(best_device()), task_class()
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _recipe_of(recipe: Recipe | Path | str | None) -> Recipe:

@@ -84,7 +84,7 @@ def final_network(state: State) -> nn.Module:
 
 
 def student_record(
-    state: State, recipe: Recipe, factory: tuple[str, dict[str, Any]]
+    state: State, recipe: Recipe, factory: tuple[str, dict[str, Any]], *, task: Mapping[str, Any]
 ) -> StudentRecord:
     """Return how the student of a run follows from its teacher.
 
@@ -92,6 +92,7 @@ def student_record(
         state: The end of the run.
         recipe: What was asked for.
         factory: Class of the teacher as ``package.module:Class``, and its arguments.
+        task: Name and settings of the task, JSON values.
     """
     teacher, student = state.teacher.state_dict(), final_network(state).state_dict()
     shapes = {n: list(t.shape) for n, t in student.items() if t.shape != teacher[n].shape}
@@ -102,7 +103,7 @@ def student_record(
         kept={name: channels.tolist() for name, channels in kept.items()},
         patches=() if state.cut is None else state.cut.patches,
         shapes=shapes,
-        task=plain_recipe(recipe)["task"],
+        task=task,
         recipe_digest=recipe_digest(recipe),
         versions=versions(),
         settings_sha256=digest_settings(final_network(state)),

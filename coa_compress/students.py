@@ -45,7 +45,7 @@ class StudentRecord:
         kept: Channels that stayed in each group.
         patches: Attributes that follow a width.
         shapes: Shape of every parameter and buffer that is not as in the teacher.
-        task: Name and settings of the task, JSON values.
+        task: Name and settings of the task, or the ``class`` of a task given from Python.
         recipe_digest: Identifies the recipe.
         versions: Version of each library that made it.
         settings_sha256: What ``digest_settings`` says of the student; empty for not known. A class

@@ -323,6 +323,17 @@ def test_a_run_folder_opens_as_a_student_and_its_task(small_default, tmp_path):
         assert isinstance(task, SelfDistillationTask)
 
 
+def test_a_task_given_from_python_is_recorded_as_what_it_is(tmp_path):
+    out = tmp_path / "run"
+    result = Compressor(seeded(Plain), recipe=small_recipe(), task=Doubling(), out=out).run()
+    path = f"{Doubling.__module__}:{Doubling.__qualname__}"
+
+    assert f"task: an object of {path}; the task of the recipe was not used" in result.report.notes
+    assert torch.equal(load(out / "student")(EXAMPLE), result.student(EXAMPLE))
+    with pytest.raises(WeightsError, match=rf"has a task of its own, {path}: use coa_compress"):
+        open_student(str(out))
+
+
 def test_a_student_opens_in_another_process(small_default, tmp_path):
     (tmp_path / "mine.py").write_text(
         textwrap.dedent("""

@@ -22,7 +22,7 @@ from coa_compress.stages.files import (
 )
 from coa_compress.stages.state import Context, State, needed
 from coa_compress.stages.train import truth_of
-from coa_compress.training.loop import StepLosses, TrainingJob, fit
+from coa_compress.training.loop import StepLosses, TrainingJob
 from coa_compress.training.objective import check_weights
 from coa_compress.training.settings import TrainingSettings
 from coa_compress.training.terms import prefixed, values_of_terms, weighted_terms
@@ -85,14 +85,7 @@ class Adapt:
             step_losses=self._step_losses(context, prior, replay),
             weights=self._weights(prior, replay),
         )
-        result = fit(
-            job,
-            settings.training,
-            seed=context.seed,
-            device=context.device,
-            folder=context.folder,
-            progress=context.progress,
-        )
+        result = context.fit(job, settings.training)
         before, after = task.domain_measures(student), task.domain_measures(result.model)
         gate = judge(before, after, settings.gate)
         adapted = result.model if gate.accepted else student

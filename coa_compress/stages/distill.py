@@ -16,7 +16,7 @@ from coa_compress.protocols import Task
 from coa_compress.settings import NonNegativeFloat, NonNegativeInt, check_ranges
 from coa_compress.stages.files import load_history, load_network, save_history, save_network
 from coa_compress.stages.state import Context, State, needed
-from coa_compress.training.loop import StepLosses, TrainingJob, fit
+from coa_compress.training.loop import StepLosses, TrainingJob
 from coa_compress.training.objective import check_weights
 from coa_compress.training.settings import TrainingSettings
 from coa_compress.training.terms import prefixed, values_of_terms, weighted_terms
@@ -85,14 +85,7 @@ class Distill:
             weights=weights.named(),
             validate=context.task.validate,
         )
-        result = fit(
-            job,
-            self.settings.training,
-            seed=context.seed,
-            device=context.device,
-            folder=context.folder,
-            progress=context.progress,
-        )
+        result = context.fit(job, self.settings.training)
         return replace(state, student=result.model).with_history(self.name, result.history)
 
     def _weights(self, task: Task) -> "_Weights":

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from coa_compress.artifacts import Allocation, Batch, Budget, Cut, Gate, History, Picture, Scores
 from coa_compress.errors import RecipeError
 from coa_compress.protocols import Observer, Structure, Task
+from coa_compress.training.loop import TrainingJob, TrainingResult, fit
+from coa_compress.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,6 +77,17 @@ class Context:
     def progress(self, done: int, total: int, values: Mapping[str, float]) -> None:
         """Tell the observer how far this stage is."""
         self.observer.on_progress(done, total, values)
+
+    def fit(self, job: TrainingJob, settings: TrainingSettings) -> TrainingResult:
+        """Train for this stage: on the device, from the seed, resumable where there is a folder."""
+        return fit(
+            job,
+            settings,
+            seed=self.seed,
+            device=self.device,
+            folder=self.folder,
+            progress=self.progress,
+        )
 
     def calibration(self) -> list[Batch]:
         """Return the task's calibration batches on the device."""

@@ -13,7 +13,7 @@ from coa_compress.protocols import Task
 from coa_compress.settings import NonNegativeFloat
 from coa_compress.stages.files import load_history, load_network, save_history, save_network
 from coa_compress.stages.state import Context, State
-from coa_compress.training.loop import TrainingJob, fit
+from coa_compress.training.loop import TrainingJob
 from coa_compress.training.objective import check_weights
 from coa_compress.training.settings import TrainingSettings
 from coa_compress.training.terms import prefixed, weighted_terms
@@ -71,14 +71,7 @@ class Train:
             weights=weights,
             validate=context.task.validate,
         )
-        result = fit(
-            job,
-            self.settings.training,
-            seed=context.seed,
-            device=context.device,
-            folder=context.folder,
-            progress=context.progress,
-        )
+        result = context.fit(job, self.settings.training)
         return replace(state, teacher=result.model).with_history(self.name, result.history)
 
     def _weights(self, task: Task) -> dict[str, float]:
