@@ -1,26 +1,22 @@
 """Parameters against PSNR: the dehazing recipe at several budgets, one row each.
 
-    python -m benchmarks.frontier --keep 0.5 0.25 0.125 [--seeds 0 1] [--data DIR] [--readme FILE]
+    python -m benchmarks.frontier --keep 0.5 0.25 0.125 [--seeds 0 1] [--data DIR] [--json FILE]
 
-Every run goes through ``recipes/dehaze.yaml``; runs are kept and resumed. The JSON holds commit,
-device, versions and seeds; with ``--readme`` the table between the markers is replaced.
+Every run goes through ``recipes/dehaze.yaml``; runs are kept and resumed.
+`python -m benchmarks.tables` puts the table into the README.
 """
 
 import argparse
-import json
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coa_compress.atomic import write_atomic
+from benchmarks.records import markdown_table, new_record, write_record
 from coa_compress.compressor import Compressor
-from coa_compress.provenance import best_device, commit, machine, versions
 from coa_compress.recipe.files import load_recipe
 
 _RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "dehaze.yaml"
-_MARKERS = re.compile(r"(<!-- table: results -->\n).*?(<!-- end table -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -32,45 +28,35 @@ def main() -> None:
             print(f"keep {keep} of the MACs, seed {seed}", flush=True)
             out = arguments.out / f"keep-{keep}-seed-{seed}"
             rows.append({"keep_macs": keep, "seed": seed, **_run(keep, seed, arguments.data, out)})
-    content = {
-        "schema_version": 1,
-        "benchmark": "frontier",
+    record = {
+        **new_record("frontier"),
         "recipe": _RECIPE.name,
-        "commit": commit(),
-        "versions": versions(),
-        **machine(best_device()),
         "seeds": arguments.seeds,
         "rows": rows,
     }
-    write_atomic(arguments.json, json.dumps(content, indent=1) + "\n")
-    table = render(content)
-    print(table)
-    if arguments.readme is not None:
-        text = arguments.readme.read_text(encoding="utf-8")
-        write_atomic(arguments.readme, _MARKERS.sub(rf"\g<1>{table}\n\g<2>", text))
+    write_record(arguments.json, record)
+    print(render(record))
 
 
-def render(content: Mapping[str, Any]) -> str:
+def render(record: Mapping[str, Any]) -> str:
     """Return the rows as a Markdown table, each figure the mean over the seeds."""
-    rows: Sequence[Mapping[str, Any]] = content["rows"]
+    rows: Sequence[Mapping[str, Any]] = record["rows"]
     splits = list(rows[0]["teacher"]["psnr_db"])
     head = ["network", "params", "MACs", "latency", *[f"PSNR dB, {split}" for split in splits]]
-    lines = [head, ["---"] * len(head)]
-    lines.append(_line("teacher", [row["teacher"] for row in rows], rows, splits))
+    lines = [_line("teacher", "teacher", rows, splits)]
     for keep in dict.fromkeys(row["keep_macs"] for row in rows):
         chosen = [row for row in rows if row["keep_macs"] == keep]
-        lines.append(
-            _line(f"student, {keep:.1%} of the MACs asked", _of(chosen, "student"), chosen, splits)
-        )
+        lines.append(_line(f"student, {keep:.1%} of the MACs asked", "student", chosen, splits))
         accepted = sum(bool(row["accepted"]) for row in chosen)
-        name = f"the same, adapted (accepted {accepted} of {len(chosen)})"
-        lines.append(_line(name, _of(chosen, "adapted"), chosen, splits))
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    place = f"{content['device_name']}, {content['threads']} threads"
+        title = f"the same, adapted (accepted {accepted} of {len(chosen)})"
+        lines.append(_line(title, "adapted", chosen, splits))
+    where = f"{record['device_name']}, {record['threads']} threads"
+    seeds = ", ".join(map(str, record["seeds"]))
     return (
-        f"{table}\n\nMACs: multiply-accumulates of one 256 x 256 image. Latency: on {place}, as a "
-        f"fraction of the teacher's in the same run. Mean over seeds {content['seeds']}. Made by "
-        f"`python -m benchmarks.frontier`, commit {str(content['commit'])[:10]}."
+        f"{markdown_table(head, lines)}\n\nMACs: multiply-accumulates of one 256 x 256 image. "
+        f"Latency: on {where}, as a fraction of the teacher's in the same run. Seeds: {seeds}; "
+        f"means, and ± the standard deviation where there are several. Made by "
+        f"`{record['command']}`."
     )
 
 
@@ -86,31 +72,26 @@ def _run(keep: float, seed: int, data: str | None, out: Path) -> dict[str, Any]:
     }
 
 
-def _of(rows: Sequence[Mapping[str, Any]], role: str) -> list[Mapping[str, Any]]:
-    return [row[role] for row in rows]
-
-
 def _line(
-    name: str,
-    networks: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    splits: Sequence[str],
+    title: str, role: str, rows: Sequence[Mapping[str, Any]], splits: Sequence[str]
 ) -> list[str]:
-    teachers = _of(rows, "teacher")
+    networks = [row[role] for row in rows]
     latency = statistics.mean(
-        ours["latency_ms"] / theirs["latency_ms"]
-        for ours, theirs in zip(networks, teachers, strict=True)
+        row[role]["latency_ms"] / row["teacher"]["latency_ms"] for row in rows
     )
-    figures = [statistics.mean(net["psnr_db"][split] for net in networks) for split in splits]
-    params = statistics.mean(net["params"] for net in networks)
-    macs = statistics.mean(net["macs"] for net in networks)
+    params, macs = (statistics.mean(net[cost] for net in networks) for cost in ("params", "macs"))
     return [
-        name,
+        title,
         f"{params / 1e6:.3f} M",
         f"{macs / 1e9:.3f} G",
         f"{latency:.2f}",
-        *[f"{value:.2f}" for value in figures],
+        *[_spread([net["psnr_db"][split] for net in networks]) for split in splits],
     ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(set(values)) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _arguments() -> argparse.Namespace:
@@ -120,7 +101,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="a folder of test pairs, measured beside the built-in split")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/frontier.json"))
-    parser.add_argument("--readme", type=Path, help="replace the table in this file")
     return parser.parse_args()
 
 

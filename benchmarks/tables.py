@@ -1,0 +1,81 @@
+"""Put the tables of the committed benchmark records into the pages that show them.
+
+    python -m benchmarks.tables [--check]
+
+With ``--check`` nothing is written; the exit code is 1 if a page is not up to date.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import frontier, model_card
+from benchmarks.records import read_record, with_table
+from coa_compress.atomic import write_atomic
+
+_ROOT = Path(__file__).resolve().parent.parent
+_RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table on a page.
+
+    Args:
+        name: What its markers are called.
+        page: Where it stands, from the root of the repository.
+        record: Name of the file in ``benchmarks/results``.
+        render: Makes Markdown of the record.
+    """
+
+    name: str
+    page: str
+    record: str
+    render: Callable[[Mapping[str, Any]], str]
+
+
+TABLES = (
+    Table("results", "README.md", "frontier.json", frontier.render),
+    Table(
+        "figures",
+        "coa_compress/tasks/dehazing/weights/README.md",
+        "teacher.json",
+        model_card.render,
+    ),
+)
+"""Every table that is made from a record."""
+
+
+def rendered(page: str) -> str:
+    """Return the text of a page with all its tables made anew."""
+    text = (_ROOT / page).read_text(encoding="utf-8")
+    for table in TABLES:
+        if table.page == page:
+            text = with_table(text, table.name, table.render(read_record(_RESULTS / table.record)))
+    return text
+
+
+def stale_pages() -> list[str]:
+    """Return the pages whose tables do not show the records."""
+    pages = dict.fromkeys(table.page for table in TABLES)
+    return [p for p in pages if (_ROOT / p).read_text(encoding="utf-8") != rendered(p)]
+
+
+def main() -> int:
+    """Write the tables, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a page is old")
+    check = parser.parse_args().check
+    stale = stale_pages()
+    for page in stale:
+        print(f"{page}: {'not up to date: run python -m benchmarks.tables' if check else 'made'}")
+        if not check:
+            write_atomic(_ROOT / page, rendered(page))
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Benchmark records and the tables that pages show of them."""
+
+import re
+import sys
+
+import pytest
+
+from benchmarks import frontier, tables
+from benchmarks.records import markdown_table, new_record, read_record, with_table, write_record
+from coa_compress.errors import DataError
+
+END = "<!-- end table -->"
+PAGE = f"<!-- table: a -->\nold | \\1\n{END}\nmore\n<!-- table: b -->\nb\n{END}"
+
+
+def network(psnr, latency=10.0):
+    return {"params": 2e6, "macs": 4e9, "latency_ms": latency, "psnr_db": {"builtin": psnr}}
+
+
+def frontier_record():
+    rows = [
+        {
+            "keep_macs": 0.25,
+            "seed": seed,
+            "teacher": network(21.0, 20.0),
+            "student": network(20.0 + seed),
+            "adapted": network(20.5),
+            "accepted": bool(seed),
+        }
+        for seed in (0, 1)
+    ]
+    return {**new_record("frontier", ["--seeds", "0", "1"]), "seeds": [0, 1], "rows": rows}
+
+
+def test_the_check_fails_for_an_old_page_and_writing_mends_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "_ROOT", tmp_path)
+    monkeypatch.setattr(tables, "_RESULTS", tmp_path)
+    monkeypatch.setattr(
+        tables, "TABLES", (tables.Table("a", "page.md", "a.json", lambda r: r["benchmark"]),)
+    )
+    write_record(tmp_path / "a.json", new_record("mine", []))
+    (tmp_path / "page.md").write_text(PAGE, encoding="utf-8")
+
+    monkeypatch.setattr(sys, "argv", ["tables", "--check"])
+    assert tables.main() == 1
+    assert "page.md: not up to date" in capsys.readouterr().out
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == PAGE
+
+    monkeypatch.setattr(sys, "argv", ["tables"])
+    assert tables.main() == 0
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == PAGE.replace("old | \\1", "mine")
+    assert tables.stale_pages() == []
+
+
+def test_only_the_named_table_changes_and_its_text_is_taken_literally():
+    assert with_table(PAGE, "b", "\\g<1>").count("\\g<1>") == 1
+    assert "old" in with_table(PAGE, "b", "new")
+    with pytest.raises(DataError, match=re.escape("no place for the table 'c': add <!-- table: c")):
+        with_table(PAGE, "c", "new")
+
+
+def test_a_record_says_what_was_run_and_names_no_place_outside():
+    record = new_record("prune", ["/somewhere/else/data", "../shared/test", "--keep", "0.5"])
+
+    assert record["command"] == "python -m benchmarks.prune DATA/data DATA/test --keep 0.5"
+    assert {"written", "commit", "versions", "device", "threads"} <= record.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "cannot read"),
+        ("{}", "it lacks schema_version"),
+    ],
+)
+def test_a_file_that_is_no_record_is_refused(tmp_path, text, problem):
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(DataError, match=f"{problem}.*: run the benchmark again"):
+        read_record(path)
+    with pytest.raises(DataError, match=r"cannot read .*: run the benchmark again"):
+        read_record(tmp_path / "absent.json")
+
+
+def test_a_record_of_another_version_is_refused(tmp_path):
+    write_record(tmp_path / "a.json", {**new_record("x", []), "schema_version": 0})
+
+    with pytest.raises(DataError, match="it is of another version: run the benchmark again"):
+        read_record(tmp_path / "a.json")
+
+
+def test_the_frontier_shows_means_and_spreads():
+    table = frontier.render(frontier_record()).splitlines()
+
+    assert table[2] == "| teacher | 2.000 M | 4.000 G | 1.00 | 21.00 |"
+    assert (
+        table[3] == "| student, 25.0% of the MACs asked | 2.000 M | 4.000 G | 0.50 | 20.50 ± 0.71 |"
+    )
+    assert table[4].startswith("| the same, adapted (accepted 1 of 2) | ")
+    assert markdown_table(["a"], []) == "| a |\n| --- |"
