@@ -72,6 +72,23 @@ class ChannelGroup:
     restricted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SensitivityCurve:
+    """The loss that cutting one group alone causes, measured at some widths.
+
+    Args:
+        widths: Ascending numbers of channels kept; the last is the full width.
+        losses: Rise of the loss at each width, from 0; 0 at the full width.
+    """
+
+    widths: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+Curves = Mapping[str, SensitivityCurve]
+"""Measured sensitivity of each group, by group name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """Upper limits on the student, each as a fraction of the teacher, and which widths are allowed.

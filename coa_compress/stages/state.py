@@ -8,7 +8,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from coa_compress.artifacts import Allocation, Batch, Budget, Cut, Gate, History, Picture, Scores
+from coa_compress.artifacts import (
+    Allocation,
+    Batch,
+    Budget,
+    Curves,
+    Cut,
+    Gate,
+    History,
+    Picture,
+    Scores,
+)
 from coa_compress.errors import RecipeError
 from coa_compress.protocols import Observer, Structure, Task
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
@@ -22,6 +32,7 @@ class State:
     Args:
         teacher: The network that is compressed; never changed after training.
         scores: Importance of each channel.
+        curves: Measured sensitivity of each group, or None when it was not measured.
         budget: What the allocation had to meet.
         allocation: Which channels stay.
         cut: How the student follows from the teacher.
@@ -36,6 +47,7 @@ class State:
 
     teacher: nn.Module
     scores: Scores | None = None
+    curves: Curves | None = None
     budget: Budget | None = None
     allocation: Allocation | None = None
     cut: Cut | None = None
