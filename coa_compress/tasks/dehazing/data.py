@@ -19,7 +19,7 @@ from coa_compress.tasks.dehazing.folders import (
     with_truth,
 )
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
-from coa_compress.tasks.dehazing.scenes import scene_pool
+from coa_compress.tasks.dehazing.scenes import Scene, scene_pool
 from coa_compress.tasks.dehazing.settings import DehazingSettings, locations
 from coa_compress.tasks.dehazing.simulated import Shot, simulated_real
 from coa_compress.tasks.dehazing.sources import (
@@ -151,8 +151,8 @@ class DehazingData:
         """Crops of the built-in training scenes and photographs."""
         return Mixture(
             [
-                (1 - _PHOTOGRAPH_SHARE, SceneSource(scene_pool(*_TRAINING_POOL), self.cache)),
-                (_PHOTOGRAPH_SHARE, SceneSource(photograph_scenes("train"), self.cache)),
+                (1 - _PHOTOGRAPH_SHARE, self._hazed(scene_pool(*_TRAINING_POOL))),
+                (_PHOTOGRAPH_SHARE, self._hazed(photograph_scenes("train"))),
             ]
         )
 
@@ -236,8 +236,10 @@ class DehazingData:
         pairs = [item for item in items if isinstance(item, Pair)]
         if pairs:
             return PairSource(pairs, self.cache)
-        scenes = [item for item in items if isinstance(item, SceneFile)]
-        return SceneSource(scenes, self.cache)
+        return self._hazed([item for item in items if isinstance(item, SceneFile)])
+
+    def _hazed(self, scenes: Sequence[Scene | SceneFile]) -> SceneSource:
+        return SceneSource(scenes, self.cache, self._settings.as_shot)
 
     def _example(self, item: Pair | SceneFile) -> Example:
         if isinstance(item, Pair):

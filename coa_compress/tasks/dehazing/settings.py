@@ -6,7 +6,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from coa_compress.errors import SettingError
-from coa_compress.settings import PositiveInt, check_ranges
+from coa_compress.settings import PositiveInt, UnitInterval, check_ranges
 
 _STRIDE = 16
 
@@ -25,6 +25,8 @@ class DehazingSettings:
         real: Folders of real hazy photographs without truth, for adaptation.
         test: Folders of pairs for measurement; real photographs beside them are measured too.
         crop: Side of a training crop in pixels, a multiple of 16.
+        as_shot: Part of the training crops whose exposure is left as it is; the others get a
+            random gamma and gain.
         example_size: Height and width at which MACs and latency are counted.
         validation_images: How many images are split off the training data.
         calibration_images: How many crops score and refit the network.
@@ -40,6 +42,7 @@ class DehazingSettings:
     real: str | tuple[str, ...] = "builtin"
     test: str | tuple[str, ...] = "builtin"
     crop: Annotated[int, Ge(32)] = 128
+    as_shot: UnitInterval = 0.25
     example_size: tuple[int, int] = (256, 256)
     validation_images: PositiveInt = 8
     calibration_images: PositiveInt = 16

@@ -20,9 +20,6 @@ from coa_compress.tasks.dehazing.simulated import Shot
 from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.tasks.images import to_float
 
-_CALM = 0.25
-"""Part of the crops whose colors are left as they are."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
@@ -51,10 +48,12 @@ class SceneSource:
     Args:
         scenes: In memory or on disk.
         cache: Decoded files.
+        as_shot: Part of the crops whose exposure is left as it is, in [0, 1].
     """
 
     scenes: Sequence[Scene | SceneFile]
     cache: ImageCache
+    as_shot: float = 0.25
 
     def crop(self, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
         """Return a hazy crop and its truth, float32, shape ``(3, side, side)``."""
@@ -63,7 +62,7 @@ class SceneSource:
         size = (clear.shape[1], clear.shape[2])
         window = random_window(size, side, dice)
         truth = cut_window(clear, window, side, size=size).clamp(0, 1)
-        if not dice.chance(_CALM):
+        if not dice.chance(self.as_shot):
             truth = random_exposure(truth, dice)
         distance = cut_window(depth, window, side, size=size) * _unit(scene)
         haze = sample_haze(scene.domain, dice.generator)
