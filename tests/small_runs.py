@@ -223,7 +223,7 @@ def in_subprocess(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
 

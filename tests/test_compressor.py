@@ -363,7 +363,7 @@ print(coa_compress.load({str(tmp_path / "student")!r})(torch.ones(1, 3, 2, 2)).s
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=1800,
     )
 
     assert float(done.stdout) == result.student(torch.ones(1, 3, 2, 2)).sum().item()

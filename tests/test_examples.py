@@ -24,7 +24,7 @@ def run_example(name, out):
         cwd=out.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr

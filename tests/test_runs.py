@@ -68,11 +68,11 @@ def test_begin_keeps_partial_results_of_the_same_digest_only(tmp_path):
 def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from coa_compress.runs import open_run\n"
-        "with open_run(Path(sys.argv[1])): Path(sys.argv[1], 'ready').touch(); time.sleep(60)"
+        "with open_run(Path(sys.argv[1])): Path(sys.argv[1], 'ready').touch(); time.sleep(900)"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment) as process:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 900
         while not (tmp_path / "ready").exists():
             assert process.poll() is None
             assert time.monotonic() < until

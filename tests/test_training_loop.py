@@ -206,7 +206,7 @@ from test_training_loop import run
 def progress(done, total, values):
     if done == 5:
         Path(sys.argv[2], "ready").touch()
-        time.sleep(60)
+        time.sleep(900)
 run(folder=Path(sys.argv[2]), progress=progress)
 """
 
@@ -215,7 +215,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(command, env=environment) as process:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 900
         while not (tmp_path / "ready").exists():
             assert process.poll() is None
             assert time.monotonic() < until
