@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coa_compress.allocation.allocate import make_allocation
-from coa_compress.allocation.catalog import ALLOCATORS
 from coa_compress.allocation.bound import least_loss
+from coa_compress.allocation.catalog import ALLOCATORS
 from coa_compress.allocation.greedy import allocate_greedy
 from coa_compress.allocation.knapsack import allocate_knapsack
 from coa_compress.allocation.losses import curve_losses, expected_losses, removal_losses

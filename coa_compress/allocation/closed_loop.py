@@ -61,11 +61,14 @@ def allocate_measured(
             allocation, forced = choose(search.tightened()), False
         except BudgetError:
             allocation, forced = narrowest, True
+        again = _key(allocation) in search.measured
         fills = search.fills(allocation, measure)
         within = max(fills.values()) <= 1
         if within and (best is None or (allocation.loss or 0.0) <= (best.loss or 0.0)):
             best = replace(allocation, measured=search.measured[_key(allocation)])
-        if forced or (within and max(fills.values()) >= _CLOSE) or not search.move_(fills):
+        # within and chosen again: another limit or the full widths stand in the way
+        done = within and (again or max(fills.values()) >= _CLOSE)
+        if forced or done or not search.move_(fills):
             break
     if best is None:
         raise BudgetError(search.unreachable())
@@ -141,7 +144,7 @@ class _Search:
             now = self.factors[name]
             if exceeded:
                 self.loose[name] = min(self.loose[name], now)
-                wanted = now / max(fills[name], 1 + _NARROW)
+                wanted = now / max(fills[name], 1 + 3 * _NARROW)
             else:
                 self.tight[name] = max(self.tight[name], now)
                 wanted = now / fills[name]

@@ -69,7 +69,7 @@ class OperationTimes:
         return total
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Fit:
     """How the times of single operations make up that of the network.
 
