@@ -179,8 +179,8 @@ class Budget:
         limits = (self.keep_macs, self.keep_params)
         if all(limit is None for limit in limits) and not self.limits_latency | self.limits_memory:
             message = (
-                "no budget given: set keep_macs, keep_params, keep_latency or keep_memory to a "
-                "fraction in (0, 1], or max_latency_ms or max_memory_mb"
+                "no budget given: set keep_macs or keep_params to a fraction in (0, 1], "
+                "or limit latency or memory by a keep_ or max_ of theirs"
             )
             raise BudgetError(message)
 

@@ -67,7 +67,7 @@ def test_profile_prints_json(capsys):
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ({}, BudgetError, "no budget given: set keep_macs, keep_params, keep_latency"),
+        ({}, BudgetError, "no budget given: set keep_macs or keep_params .* or limit latency"),
         ({"keep_latency": 1.5}, SettingError, r"keep_latency must be at most 1\.0, got 1\.5"),
         ({"max_memory_mb": 0.0}, SettingError, r"max_memory_mb must be above 0\.0, got 0\.0"),
     ],

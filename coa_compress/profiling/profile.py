@@ -57,6 +57,7 @@ def profile_network(model: nn.Module, example: Tensor, *, rounds: int = 20) -> P
         example: The input, on the device of the model.
         rounds: Timed passes, from 1.
 
+    >>> import torch
     >>> profile = profile_network(nn.Conv2d(3, 8, 1), torch.zeros(1, 3, 4, 4), rounds=1)
     >>> profile.params, profile.macs, [layer.kind for layer in profile.layers]
     (32, 384, ['Conv2d'])
