@@ -1,21 +1,27 @@
 """Frozen values that travel between the stages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coa_compress.costs import Widths
+from coa_compress.costs import CostFunction, Extent, PeakFunction, Widths
 from coa_compress.errors import BudgetError, SettingError
-from coa_compress.settings import Fraction, PositiveInt, check_ranges
+from coa_compress.settings import Fraction, PositiveFloat, PositiveInt, check_ranges
 
 Role = Literal["output", "input", "other"]
 """What a parameter dimension is to a channel: written by it, read from it, or carried along."""
 
 Scores = Mapping[str, Tensor]
 """Importance of each channel, shape ``(n_channels,)``, float64, finite, from 0; by group name."""
+
+ExpectedLosses = Mapping[str, NDArray[np.float64]]
+"""By group name, the loss expected when it keeps ``w`` channels, at index ``w``: shape
+``(n_channels + 1,)``, from 0, never rising with ``w``, 0 at the full width."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +79,55 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor argument of an operation.
+
+    Args:
+        shape: Sizes; a string names the axis of the operation that the size follows.
+        dtype: Data type of its elements.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """A convolution or matrix product that can be run alone at any widths.
+
+    Args:
+        owner: Path of the module or parameter that it belongs to.
+        kind: Name of the operator, such as ``conv2d``.
+        target: The operator.
+        arguments: By name: an ``Operand``, a tuple of them, or a value.
+        axes: The sizes that follow widths, by name.
+        grouped: Name of the axis that the argument ``groups`` is proportional to, or None.
+    """
+
+    owner: str
+    kind: str
+    target: Callable[..., object]
+    arguments: Mapping[str, object]
+    axes: Mapping[str, Extent]
+    grouped: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """What one pass of a network does, as far as time and memory depend on it.
+
+    Args:
+        operations: Convolutions and matrix products, in order.
+        traffic: Elements that all other operations read and write.
+        memory: Peak of the bytes that tensors hold, each from its birth to its last use.
+    """
+
+    operations: tuple[Operation, ...]
+    traffic: CostFunction
+    memory: PeakFunction
+
+
+@dataclass(frozen=True, slots=True)
 class SensitivityCurve:
     """The loss that cutting one group alone causes, measured at some widths.
 
@@ -91,29 +146,80 @@ Curves = Mapping[str, SensitivityCurve]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Upper limits on the student, each as a fraction of the teacher, and which widths are allowed.
+    """Upper limits on the student, and which widths are allowed.
+
+    A ``keep`` is a fraction of what the teacher takes; all limits that are given must hold.
 
     Args:
         keep_macs: Fraction of the MACs the student may keep, or None for no limit.
         keep_params: Fraction of the parameters the student may keep, or None for no limit.
+        keep_latency: Fraction of the time of one pass, or None for no limit.
+        max_latency_ms: Most milliseconds of one pass, or None for no limit.
+        keep_memory: Fraction of the peak memory of one pass, or None for no limit.
+        max_memory_mb: Most megabytes of 10**6 bytes at the peak, or None for no limit.
         round_to: Widths are multiples of this, or the full width.
         min_channels: No group gets fewer channels than this (or than it has).
 
     Raises:
-        BudgetError: If neither limit is given.
+        BudgetError: If no limit is given.
         SettingError: If a value is out of range.
     """
 
     keep_macs: Fraction | None = None
     keep_params: Fraction | None = None
+    keep_latency: Fraction | None = None
+    max_latency_ms: PositiveFloat | None = None
+    keep_memory: Fraction | None = None
+    max_memory_mb: PositiveFloat | None = None
     round_to: PositiveInt = 8
     min_channels: PositiveInt = 8
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.keep_macs is None and self.keep_params is None:
-            message = "no budget given: set keep_macs or keep_params to a fraction in (0, 1]"
+        limits = (self.keep_macs, self.keep_params)
+        if all(limit is None for limit in limits) and not self.limits_latency | self.limits_memory:
+            message = (
+                "no budget given: set keep_macs or keep_params to a fraction in (0, 1], "
+                "or limit latency or memory by a keep_ or max_ of theirs"
+            )
             raise BudgetError(message)
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether the time of one pass is limited."""
+        return self.keep_latency is not None or self.max_latency_ms is not None
+
+    @property
+    def limits_memory(self) -> bool:
+        """Whether the peak memory is limited."""
+        return self.keep_memory is not None or self.max_memory_mb is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredLimit:
+    """What a student, once built, was measured to take of a limited resource.
+
+    Args:
+        kept: Fraction of the teacher: for latency the median over paired passes.
+        kept_p10: One paired pass in ten is below this; the same as ``kept`` for memory.
+        kept_p90: Nine in ten are below this.
+        student: In ms or MB, the median.
+        teacher: The same of the teacher.
+        predicted: What the model of the resource said before, in ms or MB.
+        rounds: How often widths were chosen, built and measured.
+        device: Where it was measured.
+        threads: CPU threads that PyTorch may use inside an operation.
+    """
+
+    kept: float
+    kept_p10: float
+    kept_p90: float
+    student: float
+    teacher: float
+    predicted: float
+    rounds: int
+    device: str
+    threads: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -127,6 +233,12 @@ class Allocation:
         params: Parameters of the student.
         teacher_macs: The same of the teacher.
         teacher_params: The same of the teacher.
+        allocator: Name of the allocator that chose the widths; empty when unknown.
+        loss: Sum of the losses expected of the groups, or None when unknown.
+        least_loss: No allowed widths within the limits of ``bounded_by`` have a smaller loss.
+        bounded_by: The resources that ``least_loss`` accounts for; the others it leaves free.
+        predicted: Kept fraction of latency and memory by their models, where they are limited.
+        measured: What the built student was measured to take, by resource.
     """
 
     kept: Mapping[str, Tensor]
@@ -135,11 +247,24 @@ class Allocation:
     params: int
     teacher_macs: int
     teacher_params: int
+    allocator: str = ""
+    loss: float | None = None
+    least_loss: float | None = None
+    bounded_by: tuple[str, ...] = ()
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, MeasuredLimit] = field(default_factory=dict)
 
     @property
     def widths(self) -> dict[str, int]:
         """Channels kept in each group."""
         return {name: len(channels) for name, channels in self.kept.items()}
+
+    @property
+    def gap(self) -> float | None:
+        """Part of the loss that other widths may save at most; None where no bound is known."""
+        if self.loss is None or self.least_loss is None or not self.bounded_by:
+            return None
+        return (self.loss - self.least_loss) / self.loss if self.loss > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

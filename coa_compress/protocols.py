@@ -7,7 +7,17 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from coa_compress.artifacts import Batch, Budget, ChannelGroup, Cut, DomainMeasures, Picture, Scores
+from coa_compress.artifacts import (
+    Batch,
+    Budget,
+    ChannelGroup,
+    Cut,
+    DomainMeasures,
+    ExpectedLosses,
+    Picture,
+    Scores,
+    Workload,
+)
 from coa_compress.costs import CostModel
 
 NamedLoss = Callable[[Tensor, Tensor], Tensor]
@@ -126,6 +136,9 @@ class Structure(Protocol):
     def costs(self) -> CostModel:
         """Exact MACs and parameters as a function of the widths."""
 
+    def workload(self) -> Workload:
+        """Return what one pass does, for budgets on latency and memory."""
+
     def cut(self, kept: Mapping[str, Tensor]) -> Cut:
         """Return a new network with only the kept channels; groups not named stay whole."""
 
@@ -147,9 +160,20 @@ class Allocator(Protocol):
     """The choice of widths that meets a budget."""
 
     def __call__(
-        self, groups: Sequence[ChannelGroup], scores: Scores, costs: CostModel, budget: Budget
+        self,
+        groups: Sequence[ChannelGroup],
+        losses: ExpectedLosses,
+        costs: CostModel,
+        budget: Budget,
     ) -> dict[str, int]:
-        """Return the width of each group; within the budget and within one step of it."""
+        """Return the width of each group; within the budget and within one step of it.
+
+        Args:
+            groups: The channel groups.
+            losses: What each group is expected to cost in quality at each of its widths.
+            costs: What widths cost.
+            budget: The limits.
+        """
 
 
 Progress = Callable[[int, int, Mapping[str, float]], None]

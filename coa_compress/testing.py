@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from coa_compress.allocation.losses import expected_losses
 from coa_compress.allocation.widths import allowed_widths
 from coa_compress.artifacts import Batch, Budget
 from coa_compress.costs import full_widths
@@ -93,11 +94,12 @@ def check_allocator(allocator: Allocator) -> None:
         g.name: torch.rand(g.n_channels, generator=generator, dtype=torch.float64)
         for g in structure.groups
     }
+    losses = expected_losses(structure.groups, scores)
     names = [group.name for group in structure.groups]
     full = full_widths(names, [group.n_channels for group in structure.groups])
     for keep in (1.0, 0.6, 0.3):
         budget = Budget(keep_macs=keep, round_to=4, min_channels=4)
-        widths = allocator(structure.groups, scores, structure.costs, budget)
+        widths = allocator(structure.groups, losses, structure.costs, budget)
         for name in full:
             _hold(name in widths, f"group {name!r} has no width")
             allowed = allowed_widths(full[name], round_to=4, min_channels=4)

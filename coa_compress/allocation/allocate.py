@@ -3,11 +3,20 @@
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from coa_compress.allocation.bound import least_loss
 from coa_compress.allocation.catalog import ALLOCATORS
+from coa_compress.allocation.losses import expected_losses
+from coa_compress.allocation.space import Levels, WidthSpace, any_space, width_space
 from coa_compress.allocation.widths import select_channels
-from coa_compress.artifacts import Allocation, Budget, ChannelGroup, Scores
-from coa_compress.costs import CostFunction, CostModel, Widths, full_widths
-from coa_compress.errors import BudgetError, NoEffectWarning, StructureError
+from coa_compress.artifacts import Allocation, Budget, ChannelGroup, Curves, ExpectedLosses, Scores
+from coa_compress.costs import CostModel, Widths
+from coa_compress.errors import BudgetError, NoEffectWarning
+
+DEFAULT_ALLOCATOR = "knapsack"
+"""Never worse than ``greedy`` by the losses it is given, and fast."""
 
 
 def make_allocation(
@@ -15,27 +24,30 @@ def make_allocation(
     scores: Scores,
     costs: CostModel,
     budget: Budget,
-    allocator_name: str = "greedy",
+    allocator_name: str = DEFAULT_ALLOCATOR,
+    *,
+    curves: Curves | None = None,
 ) -> Allocation:
     """Return the channels that stay: widths by an allocator, and the best channels of each group.
 
     Args:
         groups: The channel groups.
-        scores: Shape ``(n_channels,)`` for each group.
+        scores: Shape ``(n_channels,)`` for each group; the channels with the highest stay.
         costs: What widths cost.
         budget: The limits.
         allocator_name: Name in ``ALLOCATORS``.
+        curves: Measured sensitivity of each group; it then decides the widths, not the scores.
 
     Raises:
         BudgetError: If the budget cannot be met, or a plug-in did not meet it.
         RegistryError: If there is no allocator of that name.
-        StructureError: If groups, scores and costs are not of the same network.
+        StructureError: If groups, scores, curves and costs are not of the same network.
 
     Warns:
         NoEffectWarning: If less than everything was asked for, and nothing was removed.
 
     >>> import torch
-    >>> from coa_compress.costs import CostTerm, Extent
+    >>> from coa_compress.costs import CostFunction, CostTerm, Extent
     >>> cost = CostFunction(("a",), (CostTerm("a.weight", 9, (Extent(0, {"a": 1}),)),))
     >>> allocation = make_allocation(
     ...     [ChannelGroup("a", 4, ())], {"a": torch.tensor([3.0, 1.0, 4.0, 1.0])},
@@ -44,15 +56,56 @@ def make_allocation(
     >>> allocation.kept["a"], allocation.macs, allocation.teacher_macs
     (tensor([0, 2]), 18, 36)
     """
-    _check_scores(groups, scores)
-    widths = ALLOCATORS.get(allocator_name)(groups, scores, costs, budget)
-    full = full_widths([g.name for g in groups], [g.n_channels for g in groups])
-    _check_within(costs.macs, budget.keep_macs, widths, full, f"{allocator_name}: macs")
-    _check_within(costs.params, budget.keep_params, widths, full, f"{allocator_name}: params")
-    asked = min(keep for keep in (budget.keep_macs, budget.keep_params) if keep is not None)
-    if asked < 1 and widths == full:
-        message = f"nothing was removed though {asked:.1%} was asked for: the network costs nothing"
-        warnings.warn(message, NoEffectWarning, stacklevel=2)
+    # the scores must be good in any case: they choose the channels
+    losses = expected_losses(groups, scores)
+    if curves is not None:
+        losses = expected_losses(groups, scores, curves)
+    widths = ALLOCATORS.get(allocator_name)(groups, losses, costs, budget)
+    space = width_space(groups, costs, budget)
+    vector = np.array([widths[name] for name in space.names], dtype=np.int64)
+    _check_within(space, space.costs(vector[None])[0], allocator_name)
+    if widths == space.full_widths:
+        _warn_of_no_effect(space)
+    return _answer(space, scores, losses, costs, widths, allocator=allocator_name)
+
+
+def narrowest_allocation(
+    groups: Sequence[ChannelGroup],
+    scores: Scores,
+    costs: CostModel,
+    budget: Budget,
+    *,
+    curves: Curves | None = None,
+) -> Allocation:
+    """Return the allocation with the least width of every group, whether it is enough or not.
+
+    Args:
+        groups: The channel groups.
+        scores: Shape ``(n_channels,)`` for each group; the channels with the highest stay.
+        costs: What widths cost.
+        budget: Says which widths are allowed.
+        curves: Measured sensitivity of each group.
+    """
+    losses = expected_losses(groups, scores, curves)
+    space = any_space(groups, costs, budget)
+    widths = space.by_name(np.zeros_like(space.top))
+    return _answer(space, scores, losses, costs, widths, allocator="narrowest")
+
+
+def _answer(
+    space: WidthSpace,
+    scores: Scores,
+    losses: ExpectedLosses,
+    costs: CostModel,
+    widths: Widths,
+    *,
+    allocator: str,
+) -> Allocation:
+    vector = np.array([widths[name] for name in space.names], dtype=np.int64)
+    taken = space.costs(vector[None])[0]
+    full = space.full_widths
+    loss = float(sum(losses[name][width] for name, width in widths.items()))
+    bound, bounded_by = least_loss(space, space.level_losses(losses), _nearest(space, vector))
     return Allocation(
         kept={name: select_channels(scores[name], width) for name, width in widths.items()},
         teacher_widths=full,
@@ -60,26 +113,46 @@ def make_allocation(
         params=costs.params(widths),
         teacher_macs=costs.macs(full),
         teacher_params=costs.params(full),
+        allocator=allocator,
+        loss=loss,
+        least_loss=min(bound, loss),
+        bounded_by=bounded_by,
+        predicted={
+            limit.resource: float(cost) / (limit.full or 1.0)
+            for limit, cost in zip(space.limits, taken, strict=True)
+            if limit.resource in ("latency", "memory")
+        },
     )
 
 
-def _check_scores(groups: Sequence[ChannelGroup], scores: Scores) -> None:
-    for group in groups:
-        if group.name not in scores:
-            message = f"no scores for group {group.name!r}: score every group before allocating"
-            raise StructureError(message)
-        shape = tuple(scores[group.name].shape)
-        if shape != (group.n_channels,):
+def _nearest(space: WidthSpace, widths: NDArray[np.int64]) -> Levels:
+    """Return the highest level of each group that is not wider; the least where there is none."""
+    levels = [
+        max(sum(one <= width for one in allowed) - 1, 0)
+        for allowed, width in zip(space.allowed, widths.tolist(), strict=True)
+    ]
+    return np.array(levels, dtype=np.int64)
+
+
+def _check_within(space: WidthSpace, taken: NDArray[np.float64], allocator: str) -> None:
+    for limit, cost in zip(space.limits, taken.tolist(), strict=True):
+        if cost > limit.most:
             message = (
-                f"scores of group {group.name!r} have shape {shape}, "
-                f"expected ({group.n_channels},): score the network that was analyzed"
+                f"{allocator}: {limit.resource}: {limit.worded(cost)} exceed "
+                f"{limit.worded(limit.most)}: mend the allocator"
             )
-            raise StructureError(message)
+            raise BudgetError(message)
 
 
-def _check_within(
-    cost: CostFunction, keep: float | None, widths: Widths, full: Widths, what: str
-) -> None:
-    if keep is not None and cost(widths) > keep * cost(full):
-        message = f"{what}: {cost(widths)} exceed {keep:.1%} of {cost(full)}: mend the allocator"
-        raise BudgetError(message)
+def _warn_of_no_effect(space: WidthSpace) -> None:
+    for limit in space.limits:
+        if limit.keep is None:
+            message = f"nothing was removed: {limit.worded(limit.most)} of {limit.resource} "
+            message += f"were asked for, and the teacher takes {limit.worded(limit.full)}"
+        elif limit.keep < 1:
+            message = f"nothing was removed though {limit.keep:.1%} was asked for: "
+            message += "the network costs nothing"
+        else:
+            continue
+        warnings.warn(message, NoEffectWarning, stacklevel=3)
+        return

@@ -2,24 +2,16 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from coa_compress.allocation.space import Levels, WidthSpace, width_space
-from coa_compress.artifacts import Budget, ChannelGroup, Scores
+from coa_compress.allocation.space import width_space
+from coa_compress.allocation.steps import grow, shrink
+from coa_compress.artifacts import Budget, ChannelGroup, ExpectedLosses
 from coa_compress.costs import CostModel
-
-_CROWDING = 2
-"""Exponent of the penalty for taking much of one group; see ``removal_losses``."""
-
-StepLosses = tuple[NDArray[np.float64], ...]
-"""For each group the loss at each of its levels, falling to 0 at the full width."""
 
 
 def allocate_greedy(
-    groups: Sequence[ChannelGroup], scores: Scores, costs: CostModel, budget: Budget
+    groups: Sequence[ChannelGroup], losses: ExpectedLosses, costs: CostModel, budget: Budget
 ) -> dict[str, int]:
-    """Return widths found by removing what loses the least score for the cost it saves.
+    """Return widths found by removing what loses least for the cost it saves.
 
     From the full widths, the group whose next step down has the least loss per saved cost is
     narrowed, until all limits hold; the cost counted is that of the limits still exceeded, each
@@ -33,7 +25,7 @@ def allocate_greedy(
 
     Args:
         groups: The channel groups.
-        scores: Shape ``(n_channels,)`` for each group, from 0.
+        losses: Expected loss of each group at each width.
         costs: What widths cost.
         budget: The limits.
 
@@ -44,71 +36,15 @@ def allocate_greedy(
         BudgetError: If the budget cannot be met, with the nearest that can.
         StructureError: If groups and costs are not of the same network.
 
-    >>> import torch
+    >>> import numpy as np
     >>> from coa_compress.costs import CostFunction, CostTerm, Extent
     >>> cost = CostFunction(("a", "b"), (CostTerm("a.w", 1, (Extent(0, {"a": 1, "b": 1}),)),))
     >>> groups = [ChannelGroup("a", 32, ()), ChannelGroup("b", 32, ())]
-    >>> scores = {"a": torch.ones(32), "b": torch.full((32,), 9.0)}
-    >>> allocate_greedy(groups, scores, CostModel(cost, cost), Budget(keep_params=0.75))
+    >>> lost = np.arange(32.0, -1.0, -1.0)
+    >>> losses = {"a": lost, "b": 9 * lost}
+    >>> allocate_greedy(groups, losses, CostModel(cost, cost), Budget(keep_params=0.75))
     {'a': 16, 'b': 32}
     """
     space = width_space(groups, costs, budget)
-    losses = tuple(
-        removal_losses(scores[name].double().cpu().numpy())[list(widths)]
-        for name, widths in zip(space.names, space.allowed, strict=True)
-    )
-    return space.by_name(_grow(space, losses, _shrink(space, losses)))
-
-
-def removal_losses(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the loss that a group is expected to cause at each width.
-
-    ``loss[w]`` is the sum of the ``n - w`` lowest scores times ``(n / w) ** 2``. Scores say what
-    one channel matters while all others are there; the fewer are left, the less can they stand in
-    for those that went, so that the sum alone would empty single layers.
-
-    Args:
-        scores: Shape ``(n_channels,)``, from 0.
-
-    Returns:
-        Shape ``(n_channels + 1,)``, never rising with the width; 0 at the full width.
-
-    >>> removal_losses(np.array([1.0, 1.0, 2.0, 4.0])).tolist()
-    [128.0, 64.0, 8.0, 1.7777777777777777, 0.0]
-    """
-    n_channels = len(scores)
-    removed = np.concatenate([np.cumsum(np.sort(scores))[::-1], [0.0]])
-    widths = np.maximum(np.arange(n_channels + 1), 1)
-    losses: NDArray[np.float64] = removed * (n_channels / widths) ** _CROWDING
-    return losses
-
-
-def _shrink(space: WidthSpace, losses: StepLosses) -> Levels:
-    levels = space.top
-    while True:
-        now = space.costs(space.widths(levels)[None])
-        over = space.over(now)[0]
-        if not over.any():
-            return levels
-        movable, vectors = space.neighbors(levels, -1)
-        saved = ((now - space.costs(vectors)) / space.full)[:, over].sum(axis=1)
-        lost = np.array([losses[g][levels[g] - 1] - losses[g][levels[g]] for g in movable])
-        price = np.divide(lost, saved, out=np.full_like(saved, np.inf), where=saved > 0)
-        # of equal prices, as those of dead channels, the one that saves most
-        levels[movable[np.lexsort((-saved, price))[0]]] -= 1
-
-
-def _grow(space: WidthSpace, losses: StepLosses, levels: Levels) -> Levels:
-    levels = levels.copy()
-    while True:
-        now = space.costs(space.widths(levels)[None])
-        movable, vectors = space.neighbors(levels, 1)
-        after = space.costs(vectors)
-        fits = ~space.over(after).any(axis=1)
-        if not fits.any():
-            return levels
-        movable = movable[fits]
-        added = ((after[fits] - now) / space.full).sum(axis=1)
-        gained = np.array([losses[g][levels[g]] - losses[g][levels[g] + 1] for g in movable])
-        value = np.divide(gained, added, out=np.full_like(added, np.inf), where=added > 0)
-        levels[movable[np.argmax(value)]] += 1
+    table = space.level_losses(losses)
+    return space.by_name(grow(space, table, shrink(space, table, space.top)))

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from coa_compress.allocation.space import Levels, WidthSpace, width_space
-from coa_compress.artifacts import Budget, ChannelGroup, Scores
+from coa_compress.artifacts import Budget, ChannelGroup, ExpectedLosses
 from coa_compress.costs import CostModel
 
 
 def allocate_uniform(
-    groups: Sequence[ChannelGroup], scores: Scores, costs: CostModel, budget: Budget
+    groups: Sequence[ChannelGroup], losses: ExpectedLosses, costs: CostModel, budget: Budget
 ) -> dict[str, int]:
     """Return widths that are nearly the same fraction of each full width.
 
@@ -24,7 +24,7 @@ def allocate_uniform(
 
     Args:
         groups: The channel groups.
-        scores: Not used.
+        losses: Not used.
         costs: What widths cost.
         budget: The limits.
 
@@ -41,7 +41,7 @@ def allocate_uniform(
     >>> allocate_uniform(groups, {}, CostModel(cost, cost), Budget(keep_params=0.5))
     {'a': 16, 'b': 8}
     """
-    del scores
+    del losses
     space = width_space(groups, costs, budget)
     return space.by_name(_fill(space, _largest_common_fraction(space)))
 

@@ -1,9 +1,10 @@
 """How long networks take, measured side by side so that drift hits all of them alike."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -66,6 +67,103 @@ def measure_latency_ms(
     (2, 'cpu')
     """
     _check(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
+    times_ms = _interleaved(models, example, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
+    return {name: _summary(values, example.device) for name, values in times_ms.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedLatency:
+    """Two networks timed in turns, and how the one compares with the other.
+
+    Args:
+        kept: Median over the rounds of the first's time by the second's, both of one round.
+        kept_p10: Quotient that one round in ten stays under.
+        kept_p90: Quotient that nine rounds in ten stay under.
+        first: Time of the first network.
+        second: Time of the second.
+    """
+
+    kept: float
+    kept_p10: float
+    kept_p90: float
+    first: Latency
+    second: Latency
+
+
+def compare_latency(
+    first: nn.Module,
+    second: nn.Module,
+    example: Tensor,
+    *,
+    rounds: int = 20,
+    warmup: int = 3,
+    max_seconds: float = 20,
+) -> PairedLatency:
+    """Time two networks in turns and return the quotient of their times, round by round.
+
+    A load on the machine that lasts longer than a round slows both networks down and leaves the
+    quotient as it is.
+
+    Args:
+        first: A network on the device of the example; unchanged.
+        second: What it is compared with; unchanged.
+        example: The input of both.
+        rounds: Most rounds to time, from 1.
+        warmup: Untimed rounds before, from 0.
+        max_seconds: No round begins after this time, but one is always timed.
+
+    Raises:
+        SettingError: If a number is out of range.
+
+    >>> compared = compare_latency(nn.Identity(), nn.ReLU(), torch.zeros(1000, 1000), rounds=3)
+    >>> compared.kept < 0.5
+    True
+    """
+    models = {"first": first, "second": second}
+    _check(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
+    times_ms = _interleaved(models, example, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
+    quotients = np.array(times_ms["first"]) / np.maximum(times_ms["second"], 1e-9)
+    p10, median, p90 = (float(value) for value in np.percentile(quotients, [10, 50, 90]))
+    return PairedLatency(
+        kept=median,
+        kept_p10=p10,
+        kept_p90=p90,
+        first=_summary(times_ms["first"], example.device),
+        second=_summary(times_ms["second"], example.device),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Return ``cpu``, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def run_ms(call: Callable[[], object], device: torch.device) -> float:
+    """Return how long one call takes: by events on CUDA, else by a monotonic clock."""
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        call()
+        return 1000.0 * (time.perf_counter() - begin)
+    with torch.cuda.device(device):
+        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        first.record()
+        call()
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last))
+
+
+def _interleaved(
+    models: Mapping[str, nn.Module],
+    example: Tensor,
+    *,
+    rounds: int,
+    warmup: int,
+    max_seconds: float,
+) -> dict[str, list[float]]:
+    """Return the times of each round by network; the order is rotated from round to round."""
     times_ms: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
     start = time.perf_counter()
@@ -76,14 +174,14 @@ def measure_latency_ms(
             if i and time.perf_counter() - start > max_seconds / 2:
                 break
             for model in models.values():
-                _run_ms(model, example)
+                model(example)
         for i in range(rounds):
             if i and time.perf_counter() - start > max_seconds:
                 break
             turn = i % len(names)
             for name in names[turn:] + names[:turn]:
-                times_ms[name].append(_run_ms(models[name], example))
-    return {name: _summary(values, example.device) for name, values in times_ms.items()}
+                times_ms[name].append(run_ms(partial(models[name], example), example.device))
+    return times_ms
 
 
 def _check(
@@ -100,30 +198,13 @@ def _check(
         raise SettingError(message)
 
 
-def _run_ms(model: nn.Module, example: Tensor) -> float:
-    if example.device.type != "cuda":
-        begin = time.perf_counter()
-        model(example)
-        return 1000.0 * (time.perf_counter() - begin)
-    with torch.cuda.device(example.device):
-        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-        first.record()
-        model(example)
-        last.record()
-        last.synchronize()
-        return float(first.elapsed_time(last))
-
-
 def _summary(times_ms: list[float], device: torch.device) -> Latency:
     p10, median, p90 = (float(value) for value in np.percentile(times_ms, [10, 50, 90]))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return Latency(
         median_ms=median,
         p10_ms=p10,
         p90_ms=p90,
         rounds=len(times_ms),
         threads=torch.get_num_threads(),
-        device=name,
+        device=device_name(device),
     )

@@ -22,7 +22,10 @@ class Report:
             ``macs_thop`` of the cross-check; every measure of the task is a mapping from split to
             number. What is missing is left out or None.
         allocation: ``groups`` (each with ``name``, ``teacher_width``, ``student_width`` and maybe
-            ``score_kept_fraction``), ``budget``, ``macs_kept`` and ``params_kept``.
+            ``score_kept_fraction``), ``budget``, ``macs_kept``, ``params_kept``, ``allocator``,
+            ``gap`` with ``gap_within``, and where latency or memory was limited what the built
+            student was measured to keep: ``latency_kept`` and ``memory_kept`` with percentiles,
+            and all of it in ``measured``.
         gate: ``accepted``, ``before``, ``after``, ``rules``, ``reasons``, and maybe ``labels``
             for ``defect``, ``quality`` and ``skill``; None without adaptation.
         histories: Losses of each training stage, in order.
@@ -83,7 +86,22 @@ def describe_allocation(
         "budget": asdict(budget),
         "macs_kept": allocation.macs / max(1, allocation.teacher_macs),
         "params_kept": allocation.params / max(1, allocation.teacher_params),
+        "allocator": allocation.allocator,
+        "gap": allocation.gap,
+        "gap_within": list(allocation.bounded_by),
+        **_measured(allocation),
     }
+
+
+def _measured(allocation: Allocation) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, one in allocation.measured.items():
+        found[f"{name}_kept"] = one.kept
+        found[f"{name}_kept_p10"] = one.kept_p10
+        found[f"{name}_kept_p90"] = one.kept_p90
+    if found:
+        found["measured"] = {name: asdict(one) for name, one in allocation.measured.items()}
+    return found
 
 
 def describe_gate(gate: Gate) -> dict[str, Any]:

@@ -181,11 +181,19 @@ def _width_bars(report: Report) -> list[Bar]:
     return bars
 
 
+_KEPT = (
+    ("MACs kept", "macs_kept"),
+    ("Parameters kept", "params_kept"),
+    ("Latency kept", "latency_kept"),
+    ("Peak memory kept", "memory_kept"),
+)
+
+
 def _allocation_facts(report: Report) -> list[tuple[str, str]]:
     allocation = report.allocation
     facts = [
         (name, figures.percent(allocation[key]))
-        for name, key in (("MACs kept", "macs_kept"), ("Parameters kept", "params_kept"))
+        for name, key in _KEPT
         if figures.is_number(allocation.get(key))
     ]
     for name, value in (allocation.get("budget") or {}).items():

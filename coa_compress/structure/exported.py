@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from coa_compress.artifacts import ChannelGroup, Cut
+from coa_compress.artifacts import ChannelGroup, Cut, Workload
 from coa_compress.costs import CostModel, full_widths
 from coa_compress.structure.cutting import checked_channels, cut_network
 from coa_compress.structure.groups import FoundGroup, cost_model
 from coa_compress.structure.propagation import LabeledGraph
 from coa_compress.structure.selection import Selection, dead_labels
 from coa_compress.structure.sizes import SizeReads
+from coa_compress.structure.workload import find_workload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +48,10 @@ class ExportedStructure:
     def unknown_ops(self) -> tuple[str, ...]:
         """Names of operators without a rule; what enters them is frozen."""
         return tuple(sorted(self.labeled.findings.unknown))
+
+    def workload(self) -> Workload:
+        """Return what one pass does, for budgets on latency and memory."""
+        return find_workload(self.labeled, self.model, self.found)
 
     def cut(self, kept: Mapping[str, Tensor]) -> Cut:
         """Return a new network with only the kept channels.

@@ -60,13 +60,12 @@ def cost_model(labeled: LabeledGraph, model: nn.Module, groups: Sequence[FoundGr
     MACs are multiply-accumulates of convolutions and matrix products, biases not counted;
     parameters are the elements of all parameters, those with several names counted once.
     """
-    names = tuple(found.group.name for found in groups)
-    owner_of = np.full(labeled.space.count, -1, dtype=np.int64)
-    for index, found in enumerate(groups):
-        owner_of[found.labels] = index
-    extent = _Extents(labeled, owner_of, names)
+    extent = Extents.by(labeled, groups)
+    names = extent.names
     macs = tuple(
-        CostTerm(_owner(labeled, item), item.coefficient, tuple(extent.of(v) for v in item.extents))
+        CostTerm(
+            owner_of(labeled, item), item.coefficient, tuple(extent.of(v) for v in item.extents)
+        )
         for item in labeled.findings.contractions
     )
     params = []
@@ -84,12 +83,29 @@ def cost_model(labeled: LabeledGraph, model: nn.Module, groups: Sequence[FoundGr
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Extents:
+class Extents:
+    """The size of any dimension of a labeled graph as a function of the widths of some groups.
+
+    Args:
+        labeled: The labels of every tensor.
+        owner_of: Number of the group that each label is a channel of; -1 for none.
+        names: The groups by number.
+    """
+
     labeled: LabeledGraph
     owner_of: Vector
     names: tuple[str, ...]
 
+    @classmethod
+    def by(cls, labeled: LabeledGraph, groups: Sequence[FoundGroup]) -> "Extents":
+        """Return the extents of a graph in which only the given groups may be cut."""
+        owner_of = np.full(labeled.space.count, -1, dtype=np.int64)
+        for index, found in enumerate(groups):
+            owner_of[found.labels] = index
+        return cls(labeled, owner_of, tuple(found.group.name for found in groups))
+
     def of(self, vector: Vector) -> Extent:
+        """Return the size of a dimension with these labels."""
         roots = self.labeled.space.roots(vector)
         owners = self.owner_of[roots]
         per_channel: dict[str, int] = {}
@@ -212,11 +228,11 @@ def _writers(labeled: LabeledGraph) -> dict[int, tuple[int, str]]:
         if item.weight is None or item.writes < 0:
             continue
         for label in _labels_of(labeled, labeled.dims(item.weight)[item.writes]):
-            writers.setdefault(label, (number, _owner(labeled, item)))
+            writers.setdefault(label, (number, owner_of(labeled, item)))
     return writers
 
 
-def _owner(labeled: LabeledGraph, item: Contraction) -> str:
+def owner_of(labeled: LabeledGraph, item: Contraction) -> str:
     """Return the module that a contraction belongs to; a parameter when that says more."""
     behind = _parameters_behind(labeled, item.weight) if item.weight is not None else []
     if item.weight is not None and item.weight.op == "placeholder" and behind:
