@@ -18,6 +18,7 @@ from coa_compress.protocols import Task
 from coa_compress.recipe.files import TASKS
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_SIZE = re.compile(r"(\d{1,5})[xX](\d{1,5})", re.ASCII)
 _GENERIC_TASK = "self_distillation"
 _BROKEN_CODE = (
     *(ImportError, SyntaxError, OSError, AttributeError, LookupError),
@@ -103,6 +104,22 @@ def build_network(factory: str) -> nn.Module:
         message = f"{factory!r} returns a {type(network).__name__}: give one that returns a network"
         raise ModelError(message)
     return network.cpu().eval()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the height and the width of a text such as ``256x384``.
+
+    Raises:
+        ModelError: If it is none.
+
+    >>> parse_size("256x384")
+    (256, 384)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        message = f"{text!r} is no size: give height x width, such as 256x384"
+        raise ModelError(message)
+    return int(found[1]), int(found[2])
 
 
 def _open_factory(factory: str, size: tuple[int, int] | None) -> Source:

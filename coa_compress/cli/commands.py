@@ -11,6 +11,7 @@ import typer
 
 from coa_compress._version import __version__
 from coa_compress.cli.measures import measures_json, measures_table
+from coa_compress.cli.sensitivity import sensitivity
 from coa_compress.cli.session import session, staged
 from coa_compress.errors import CoaError, DataError, ModelError
 
@@ -159,6 +160,9 @@ def evaluate(
         typer.echo(measures_json(measures, model=source, data=str(data)))
     else:
         typer.echo(measures_table(measures))
+
+
+app.command()(sensitivity)
 
 
 @app.command("list")
