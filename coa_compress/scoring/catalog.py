@@ -7,6 +7,7 @@ from coa_compress.scoring.fisher import score_fisher
 from coa_compress.scoring.magnitude import score_magnitude
 from coa_compress.scoring.random import score_random
 from coa_compress.scoring.sensitivity import score_output_sensitivity
+from coa_compress.scoring.surgeon import score_surgeon
 from coa_compress.scoring.taylor import score_taylor
 
 SCORERS: Registry[Scorer] = Registry("scorer", group="coa_compress.scorers")
@@ -17,4 +18,5 @@ SCORERS.register("fisher")(score_fisher)
 SCORERS.register("magnitude")(score_magnitude)
 SCORERS.register("random")(score_random)
 SCORERS.register("sensitivity")(score_output_sensitivity)
+SCORERS.register("surgeon")(score_surgeon)
 SCORERS.register("taylor")(score_taylor)
