@@ -11,20 +11,21 @@ a run with the same settings goes on where it stopped.
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from benchmarks.networks.published import PUBLISHED, default_data, load_published
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.allocation.widths import select_channels
-from coa_compress.artifacts import Batch, Curves, Cut, Scores
+from coa_compress.artifacts import Batch, Curves, Scores
 from coa_compress.refit.closed_form import refit
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.scoring.curves import CurvePlan, loss_at, measure_curves
@@ -99,7 +100,7 @@ def open_bench(network: str, arguments: argparse.Namespace) -> Bench:
     published = network in PUBLISHED
     model = load_published(network, arguments.data) if published else task.build_teacher()
     calibration = [_cropped(batch, arguments.size) for batch in task.calibration_batches()]
-    drawn = [task.training_batch(4, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    drawn = [task.training_batch(4, torch.Generator().manual_seed(1))]
     test = [_cropped(batch, arguments.size) for batch in drawn]
     structure = analyze(model, calibration[0].input[:1])
     read = reader_paths(model, structure.groups)
@@ -200,10 +201,7 @@ def _row(bench: Bench, scorer: str, arguments: argparse.Namespace) -> dict[str, 
             curves = _curves(bench, scores, CurvePlan(refit=refitted))
             seconds[name] = round(time.monotonic() - started, 2)
             predictions[name] = [_sum_of_curves(curves, widths) for widths in bench.widths]
-    losses = {"one_shot": _true_losses(bench, scores, lambda cut: cut.student)}
-    losses["readers"] = _true_losses(bench, scores, lambda cut: _compensated(bench, cut))
-    if scorer in arguments.refit:
-        losses["refit"] = _true_losses(bench, scores, lambda cut: _refitted(bench, cut))
+    losses = _true_losses(bench, scores, full=scorer in arguments.refit)
     return {
         "scorer": scorer,
         "groups": len(groups),
@@ -221,18 +219,29 @@ def _row(bench: Bench, scorer: str, arguments: argparse.Namespace) -> dict[str, 
     }
 
 
-def _true_losses(bench: Bench, scores: Scores, finish: Callable[[Cut], nn.Module]) -> list[float]:
-    found = []
+def _true_losses(bench: Bench, scores: Scores, *, full: bool) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"one_shot": [], "readers": []}
+    if full:
+        found["refit"] = []
     for widths in bench.widths:
         kept = {name: select_channels(scores[name], width) for name, width in widths.items()}
-        student = finish(bench.structure.cut(kept))
-        changed = whole = 0.0
-        with torch.no_grad():
-            for batch, expected in zip(bench.test, bench.expected, strict=True):
-                changed += float((student(batch.input) - expected).square().sum())
-                whole += float((expected - expected.mean()).square().sum())
-        found.append(changed / whole)
+        cut = bench.structure.cut(kept)
+        if full:
+            student = refit(bench.model, cut, bench.calibration, positions=1024).student
+            found["refit"].append(_true_loss(bench, student))
+        found["one_shot"].append(_true_loss(bench, cut.student))
+        compensate_(cut, bench.model, bench.moments)
+        found["readers"].append(_true_loss(bench, cut.student))
     return found
+
+
+def _true_loss(bench: Bench, student: nn.Module) -> float:
+    changed = whole = 0.0
+    with torch.no_grad():
+        for batch, expected in zip(bench.test, bench.expected, strict=True):
+            changed += float((student(batch.input) - expected).square().sum())
+            whole += float((expected - expected.mean()).square().sum())
+    return changed / whole
 
 
 def _curves(bench: Bench, scores: Scores, plan: CurvePlan) -> Curves:
@@ -243,16 +252,7 @@ def _sum_of_curves(curves: Curves, widths: Mapping[str, int]) -> float:
     return sum(loss_at(curves[name], width) for name, width in widths.items())
 
 
-def _compensated(bench: Bench, cut: Cut) -> nn.Module:
-    compensate_(cut, bench.model, bench.moments)
-    return cut.student
-
-
-def _refitted(bench: Bench, cut: Cut) -> nn.Module:
-    return refit(bench.model, cut, bench.calibration, positions=1024).student
-
-
-def _powered(full: Mapping[str, int], parts: Sequence[float], power: float) -> dict[str, int]:
+def _powered(full: Mapping[str, int], parts: NDArray[np.float64], power: float) -> dict[str, int]:
     return {
         name: int(min(n, max(min(_STEP, n), round(n * part**power / _STEP) * _STEP)))
         for (name, n), part in zip(full.items(), parts, strict=True)

@@ -18,7 +18,6 @@ from coa_compress.scoring.reconstruction import compensate_
 from coa_compress.stages.score import Score, ScoreSettings
 from coa_compress.stages.state import Context, State
 from coa_compress.structure.analysis import analyze
-from coa_compress.tasks.self_distillation import SelfDistillationTask
 
 WIDTH = 8
 IMAGE = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -196,13 +195,19 @@ def test_what_cannot_be_measured_is_an_error(given, error, words):
         )
 
 
+class Images:
+    """As much of a task as the stage asks for."""
+
+    def calibration_batches(self):
+        return [Batch(IMAGE)]
+
+    def example_input(self):
+        return IMAGE[:1]
+
+
 @pytest.mark.parametrize("n_widths", [0, 2])
 def test_the_stage_keeps_its_curves(tmp_path, n_widths):
-    net = two_convs()
-    task_settings = SelfDistillationTask.Settings(
-        crop=16, example_size=(16, 16), calibration_images=2, validation_images=1, test_images=1
-    )
-    task = SelfDistillationTask(task_settings, model=net)
+    net, task = two_convs(), Images()
     structure = analyze(net, task.example_input())
     context = Context(
         task=task,

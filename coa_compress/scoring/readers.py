@@ -108,6 +108,7 @@ def input_moments(
     share = max(1, positions // max(len(batches), 1))
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    n_inputs: dict[str, int] = {}
 
     def observe(path: str, module: Reader, given: Tensor) -> None:
         rows = _rows(module, given, share)
@@ -117,13 +118,13 @@ def input_moments(
         product = (rows.t() @ rows).cpu()
         sums[path] = sums[path] + product if path in sums else product
         counts[path] = counts.get(path, 0) + len(rows)
+        n_inputs[path] = module.weight.shape[reading_dim(module)]
 
     with evaluating(model), _watched(model, paths, observe):
         for batch in batches:
             model(batch.input)
-    modules = dict(model.named_modules(remove_duplicate=False))
     return {
-        path: Moments(counts[path], total / counts[path], _n_inputs(modules[path]))
+        path: Moments(counts[path], total / counts[path], n_inputs[path])
         for path, total in sums.items()
     }
 
@@ -158,7 +159,3 @@ def _rows(module: Reader, given: Tensor, most: int) -> Tensor:
     generator = torch.Generator().manual_seed(len(rows))
     picked = torch.randint(len(rows), (most,), generator=generator)
     return rows[picked.to(rows.device)]
-
-
-def _n_inputs(module: nn.Module) -> int:
-    return int(module.in_features if isinstance(module, nn.Linear) else module.in_channels)

@@ -34,7 +34,6 @@ def compensate_(
     >>> net, small = nn.Sequential(nn.Linear(2, 1)), nn.Sequential(nn.Linear(1, 1))
     >>> x = torch.arange(4.0)[:, None]
     >>> moments = input_moments(net, ["0"], [Batch(torch.cat([x, 2 * x + 1], dim=1))])
-    >>> small[0].bias.data = net[0].bias.data.clone()
     >>> compensate_(Cut(small, {"0.weight": {1: torch.tensor([0])}}, ()), net, moments, ridge=0.0)
     >>> torch.allclose(small(x), net(torch.cat([x, 2 * x + 1], dim=1)), atol=1e-4)
     True
@@ -42,7 +41,8 @@ def compensate_(
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, found in moments.items():
         module, slices = modules[path], cut.slices.get(f"{path}.weight", {})
-        if not is_reader(module) or reading_dim(module) not in slices:
+        student = cut.student.get_submodule(path)
+        if not (is_reader(module) and is_reader(student)) or reading_dim(module) not in slices:
             continue
         kept = slices[reading_dim(module)].cpu()
         removed = _others(kept, found.n_channels)
@@ -51,12 +51,14 @@ def compensate_(
         if outputs is not None:
             weight = weight[outputs.cpu()]
         told = reconstruction(found, kept, ridge=ridge)
-        student = cut.student.get_submodule(path)
         moved = weight[..., kept] + weight[..., removed] @ told[:, : len(kept)]
         student.weight.copy_(moved.movedim(-1, reading_dim(module)).to(student.weight))
-        if adds_constant(module) and student.bias is not None:
+        if adds_constant(module) and module.bias is not None and student.bias is not None:
             constant = (weight[..., removed] @ told[:, -1]).reshape(len(weight), -1).sum(1)
-            student.bias.add_(constant.to(student.bias))
+            bias = module.bias.detach().double().cpu()
+            bias = bias if outputs is None else bias[outputs.cpu()]
+            # not added to: a bias that two layers share would be changed twice
+            student.bias.copy_((bias + constant).to(student.bias))
 
 
 def reconstruction(moments: Moments, kept: Tensor, *, ridge: float = RIDGE) -> Tensor:

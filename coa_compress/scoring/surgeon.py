@@ -48,7 +48,7 @@ class Reading:
         """Mean squared error of the layer, refitted without one more channel, ``(n_channels,)``."""
         places = self.positions
         left = _blocks(self.precision, places)
-        solved = torch.linalg.solve(left, _blocks(self.weights, places))
+        solved: Tensor = torch.linalg.solve(left, _blocks(self.weights, places))
         return solved.diagonal(dim1=1, dim2=2).sum(1).clamp(min=0)
 
     def without(self, channel: int) -> "Reading":

@@ -48,7 +48,7 @@ def sensitivity_rows(
     >>> cost = CostFunction(("a",), (CostTerm("a.w", 9, (Extent(0, {"a": 1}),)),))
     >>> curves = {"a": SensitivityCurve((2, 4), (0.5, 0.0))}
     >>> sensitivity_rows([ChannelGroup("a", 4, ())], {"a": torch.ones(4)}, curves, cost)[0].losses
-    (0.25, 0.5, 1.0)
+    (0.25, 0.5, 0.75)
     """
     full = full_widths([g.name for g in groups], [g.n_channels for g in groups])
     total = sum(float(scores[group.name].sum()) for group in groups)
