@@ -281,6 +281,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=default_data(), help="holds weights/")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/importance.json"))
     arguments = parser.parse_args()
+    if arguments.data is None and set(arguments.networks) & set(PUBLISHED):
+        parser.error("give --data, the folder that holds weights/, or --networks builtin")
     if arguments.quick:
         arguments.allocations, arguments.refit = min(arguments.allocations, 8), []
     return arguments

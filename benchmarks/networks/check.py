@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path, nargs="?", default=default_data())
     parser.add_argument("--networks", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED))
-    parser.add_argument("--splits", nargs="+", default=["sots_indoor", "sots_outdoor", "real_pairs"])
+    parser.add_argument(
+        "--splits", nargs="+", default=["sots_indoor", "sots_outdoor", "real_pairs"]
+    )
     parser.add_argument("--images", type=int, help="most images of each split; all by default")
     arguments = parser.parse_args()
     if arguments.data is None:

@@ -101,7 +101,10 @@ class ParallelMixer(nn.Module):
         padding = (self.shift, right, self.shift, bottom)
         query, key = functional.pad(query_key, padding, mode="reflect").chunk(2, dim=1)
         out = attention(query, key, functional.pad(value, padding, mode="reflect"))
-        rows, columns = slice(self.shift, self.shift + height), slice(self.shift, self.shift + width)
+        rows, columns = (
+            slice(self.shift, self.shift + height),
+            slice(self.shift, self.shift + width),
+        )
         cropped: Tensor = out[:, :, rows, columns]
         return cropped
 
@@ -116,7 +119,9 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Conv2d(width, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, width, 1))
+        self.mlp = nn.Sequential(
+            nn.Conv2d(width, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, width, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features, same shape."""

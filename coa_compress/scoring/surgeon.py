@@ -47,6 +47,10 @@ class Reading:
     def costs(self) -> Tensor:
         """Mean squared error of the layer, refitted without one more channel, ``(n_channels,)``."""
         places = self.positions
+        if places.shape[1] == 1:  # the same without a system to solve for each channel
+            both = self.weights.diagonal(), self.precision.diagonal()
+            weight, precision = (diagonal[places[:, 0]] for diagonal in both)
+            return (weight / precision.clamp(min=_TINY)).clamp(min=0)
         left = _blocks(self.precision, places)
         solved: Tensor = torch.linalg.solve(left, _blocks(self.weights, places))
         return solved.diagonal(dim1=1, dim2=2).sum(1).clamp(min=0)

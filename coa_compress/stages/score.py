@@ -29,7 +29,7 @@ class ScoreSettings:
         RegistryError: If there is no such scorer.
     """
 
-    scorer: str = "taylor"
+    scorer: str = "fisher"
     curves: NonNegativeInt = 0
     refit_curves: bool = True
 
