@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch, ChannelGroup, Member
 from coa_compress.errors import ModelError, RegistryError, SettingError, StructureError
+from coa_compress.scoring.activation import score_activation
 from coa_compress.scoring.catalog import SCORERS
+from coa_compress.scoring.fisher import score_fisher
 from coa_compress.scoring.magnitude import score_magnitude
 from coa_compress.scoring.random import score_random
+from coa_compress.scoring.readers import input_moments
 from coa_compress.scoring.sensitivity import score_output_sensitivity
+from coa_compress.scoring.surgeon import reading_of, score_surgeon
 from coa_compress.scoring.taylor import score_taylor
 
 WIDTH = 6
@@ -87,8 +91,8 @@ def test_the_model_is_left_as_it_was(name, training):
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()) == 0
 
 
-@pytest.mark.parametrize("name", ["magnitude", "sensitivity", "taylor"])
-@settings(deadline=None, max_examples=10)
+@pytest.mark.parametrize("name", [name for name in SCORERS.names() if name != "random"])
+@settings(deadline=None, max_examples=5)
 @given(order=st.permutations(range(WIDTH)))
 def test_scores_permute_with_the_channels(name, order):
     scorer, order = SCORERS.get(name), torch.tensor(order)
@@ -96,10 +100,10 @@ def test_scores_permute_with_the_channels(name, order):
     plain = scorer(small_net(), one_group(), examples(), squared_error)["0"]
     permuted = scorer(small_net(), one_group(order), examples(), squared_error)["0"]
 
-    torch.testing.assert_close(permuted, plain[order], rtol=1e-9, atol=0)
+    torch.testing.assert_close(permuted, plain[order], rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("name", ["sensitivity", "taylor"])
+@pytest.mark.parametrize("name", ["fisher", "sensitivity", "surgeon", "taylor"])
 def test_a_channel_that_nobody_reads_has_score_zero(name):
     net = small_net()
     with torch.no_grad():
@@ -111,28 +115,107 @@ def test_a_channel_that_nobody_reads_has_score_zero(name):
     assert float(score.max()) > 0
 
 
-def test_taylor_is_the_squared_activation_times_gradient():
+def test_fisher_and_taylor_are_activation_times_gradient_squared_before_and_after_the_mean():
     net, (batch,) = small_net().eval(), examples()
-    expected = torch.zeros(WIDTH, dtype=torch.float64)
+    changes = []
     for i in range(3):
         hidden = net[:3](batch.input[i : i + 1]).detach().requires_grad_()
         one = Batch(batch.input[i : i + 1], batch.target[i : i + 1])
         (gradient,) = torch.autograd.grad(squared_error(net[3](hidden), one), hidden)
-        expected += (hidden * gradient).sum(dim=(0, 2, 3)).double().square() / 3
+        changes.append((hidden * gradient).sum(dim=(0, 2, 3)).double())
+    expected = torch.stack(changes)
 
-    score = score_taylor(net, one_group(), [batch], squared_error)["0"]
+    fisher = score_fisher(net, one_group(), [batch], squared_error)["0"]
+    taylor = score_taylor(net, one_group(), [batch], squared_error)["0"]
 
-    torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(fisher, expected.square().mean(0) / 2, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(taylor, expected.mean(0).square(), rtol=1e-4, atol=1e-12)
+    assert bool((taylor <= 2 * fisher).all())
 
 
-def test_taylor_does_not_depend_on_how_examples_are_batched():
+def test_taylor_vanishes_where_changes_of_two_examples_cancel_and_fisher_does_not():
+    net = nn.Conv2d(1, 1, 1, bias=False)
+    group = ChannelGroup("g", 1, (Member("weight", 1, "input", torch.tensor([[0]])),))
+    batch = Batch(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1))
+
+    taylor = score_taylor(net, [group], [batch], lambda output, batch: output.sum())["g"]
+    fisher = score_fisher(net, [group], [batch], lambda output, batch: output.sum())["g"]
+
+    assert float(taylor) == 0
+    assert float(fisher) == pytest.approx(float(net.weight.detach().square()) / 2)
+
+
+@pytest.mark.parametrize("name", ["fisher", "taylor"])
+def test_scores_do_not_depend_on_how_examples_are_batched(name):
     (batch,) = examples()
     split = [Batch(batch.input[i : i + 1], batch.target[i : i + 1]) for i in range(3)]
 
-    together = score_taylor(small_net(), one_group(), [batch], squared_error)["0"]
-    apart = score_taylor(small_net(), one_group(), split, squared_error)["0"]
+    together = SCORERS.get(name)(small_net(), one_group(), [batch], squared_error)["0"]
+    apart = SCORERS.get(name)(small_net(), one_group(), split, squared_error)["0"]
 
     assert torch.equal(together, apart)
+
+
+def test_activation_is_the_mean_square_where_the_channel_is_read():
+    net, (batch,) = small_net().eval(), examples()
+    with torch.no_grad():
+        squares = net[:3](batch.input).square().mean(dim=(0, 2, 3)).double()
+
+    score = score_activation(net, one_group(), [batch], squared_error)["0"]
+
+    torch.testing.assert_close(score, squares / squares.mean(), rtol=1e-5, atol=0)
+
+
+def test_a_group_without_linear_reader_has_the_scores_that_need_none():
+    net = nn.Conv2d(3, 4, 1)
+    positions = torch.arange(4)[:, None]
+    members = (Member("weight", 0, "output", positions), Member("bias", 0, "other", positions))
+    group, batches = [ChannelGroup("", 4, members)], [Batch(torch.rand(1, 3, 2, 2), torch.zeros(1))]
+
+    def loss(output, batch):
+        return output.square().sum()
+
+    activation, surgeon = (
+        f(net, group, batches, loss)[""] for f in (score_activation, score_surgeon)
+    )
+
+    assert torch.equal(activation, score_magnitude(net, group, [], loss)[""])
+    assert torch.equal(surgeon, score_fisher(net, group, batches, loss)[""])
+
+
+def test_removal_costs_add_up_to_the_least_squares_error():
+    net, (batch,) = small_net().eval(), examples()
+    moments = input_moments(net, ["3"], [batch])["3"]
+    reading = reading_of(net[3], moments, torch.arange(WIDTH)[:, None])
+    with torch.no_grad():
+        features = net[:3](batch.input).movedim(1, -1).reshape(-1, WIDTH).double()
+        output = features @ net[3].weight.detach().double().view(3, WIDTH).t()
+        scale = output.square().sum()
+
+    total = 0.0
+    for channel in (4, 0, 2):
+        total += float(reading.costs[channel])
+        reading = reading.without(channel)
+
+    kept = torch.cat([features[:, [1, 3, 5]], torch.ones(len(features), 1)], dim=1)
+    left = output - kept @ (torch.linalg.pinv(kept) @ output)
+    assert total == pytest.approx(float(left.square().sum() / scale), rel=0.02)
+
+
+def test_surgeon_finds_one_of_two_equal_channels_free():
+    net = small_net().eval()
+    with torch.no_grad():
+        net[1].bias[1] = 2.0  # neither is dead
+        for tensor in (net[0].weight, net[0].bias, *net[1].state_dict().values()):
+            if tensor.dim():
+                tensor[3] = tensor[1]
+        net[3].weight[:, 3] = net[3].weight[:, 1]
+
+    score = score_surgeon(net, one_group(), examples(), squared_error)["0"]
+    fisher = score_fisher(net, one_group(), examples(), squared_error)["0"]
+
+    assert float(score[[1, 3]].min()) < 0.01 * float(score[[1, 3]].max())
+    assert float(fisher[1]) == pytest.approx(float(fisher[3]))
 
 
 def test_sensitivity_predicts_the_change_of_the_output():
@@ -255,25 +338,26 @@ def test_sensitivity_takes_outputs_in_any_container():
     assert float(score["0"].max()) > 0
 
 
-@pytest.mark.parametrize("name", ["sensitivity", "taylor"])
+@pytest.mark.parametrize("name", sorted(set(SCORERS.names()) - {"magnitude", "random"}))
 def test_no_example_is_an_error(name):
     with pytest.raises(SettingError, match="at least one calibration batch"):
         SCORERS.get(name)(small_net(), one_group(), [], squared_error)
 
 
-@pytest.mark.parametrize("name", ["magnitude", "sensitivity", "taylor"])
+@pytest.mark.parametrize("name", sorted(set(SCORERS.names()) - {"random"}))
 def test_a_group_of_another_network_is_an_error(name):
     group = ChannelGroup("x", 2, (Member("x.weight", 0, "output", torch.arange(2)[:, None]),))
     with pytest.raises(StructureError, match=r"group 'x' names 'x\.weight'.*analyze"):
         SCORERS.get(name)(small_net(), [group], examples(), squared_error)
 
 
-def test_a_network_that_is_not_finite_is_an_error():
+@pytest.mark.parametrize("name", sorted(set(SCORERS.names()) - {"magnitude", "random"}))
+def test_a_network_that_is_not_finite_is_an_error(name):
     net = small_net()
     with torch.no_grad():
-        net[3].weight[0, 0] = float("nan")
+        net[0].weight[0, 0] = float("nan")
     with pytest.raises(ModelError, match="scores of group '0' are not finite"):
-        score_taylor(net, one_group(), examples(), squared_error)
+        SCORERS.get(name)(net, one_group(), examples(), squared_error)
 
 
 def test_an_unknown_scorer_is_named_with_its_neighbor():

@@ -12,6 +12,7 @@ import typer
 from coa_compress._version import __version__
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
+from coa_compress.cli.sensitivity import sensitivity
 from coa_compress.cli.session import session, staged
 from coa_compress.errors import CoaError, DataError, ModelError
 
@@ -163,6 +164,7 @@ def evaluate(
 
 
 app.command()(profile)
+app.command()(sensitivity)
 
 
 @app.command("list")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,14 +35,27 @@ def reading_members(group: ChannelGroup) -> tuple[Member, ...]:
     return (*writing, *(member for member in group.members if member.tensor in biases))
 
 
-def mean_squared_contributions(
+@dataclass(frozen=True, slots=True, eq=False)
+class Contributions:
+    """First-order effects of removing each channel, over examples and scalars.
+
+    Args:
+        means: Mean contribution, of either sign; shape ``(n_channels,)`` by group name, float64.
+        mean_squares: Mean of the squared contribution of single examples, same shape.
+    """
+
+    means: Scores
+    mean_squares: Scores
+
+
+def contributions(
     model: nn.Module, groups: Sequence[ChannelGroup], batches: Sequence[Batch], scalars: Scalars
-) -> Scores:
-    """Return the mean over examples and scalars of the squared contribution of each channel.
+) -> Contributions:
+    """Return mean and mean square of the contribution of each channel to a scalar of the output.
 
     The model itself is not touched: the work is done on a copy in evaluation mode, in which every
     tensor asks for a gradient. Each example is run on its own, so that contributions of different
-    sign do not cancel between examples.
+    sign can be told apart.
 
     Args:
         model: The teacher.
@@ -49,16 +63,14 @@ def mean_squared_contributions(
         batches: Examples; at least one.
         scalars: What is differentiated.
 
-    Returns:
-        Shape ``(n_channels,)`` by group name, float64, on the CPU.
-
     Raises:
         SettingError: If there is no example.
         ModelError: If a gradient is not finite.
         StructureError: If a group names a tensor that is not in the model.
     """
     check_members(model, groups)
-    totals = {group.name: torch.zeros(group.n_channels, dtype=torch.float64) for group in groups}
+    sums = {group.name: torch.zeros(group.n_channels, dtype=torch.float64) for group in groups}
+    squares = {name: torch.zeros_like(total) for name, total in sums.items()}
     n_scalars = 0
     with torch.inference_mode(mode=False), torch.enable_grad():
         probe = copy.deepcopy(model).eval()
@@ -67,12 +79,17 @@ def mean_squared_contributions(
             for scalar in scalars(probe(example.input), example):
                 products = _weight_times_gradient(scalar, weights)
                 for group in groups:
-                    totals[group.name] += _contribution(group, products).square()
+                    found = _contribution(group, products)
+                    sums[group.name] += found
+                    squares[group.name] += found.square()
                 n_scalars += 1
     if n_scalars == 0:
         message = "no example to score channels with: give at least one calibration batch"
         raise SettingError(message)
-    return {name: _checked(total / n_scalars, name) for name, total in totals.items()}
+    return Contributions(
+        {name: _checked(total / n_scalars, name) for name, total in sums.items()},
+        {name: _checked(total / n_scalars, name) for name, total in squares.items()},
+    )
 
 
 def _differentiable(probe: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:

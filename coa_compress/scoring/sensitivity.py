@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch, ChannelGroup, Scores
 from coa_compress.protocols import Loss
-from coa_compress.scoring.contributions import mean_squared_contributions
+from coa_compress.scoring.contributions import contributions
 
 
 def score_output_sensitivity(
@@ -49,14 +49,14 @@ def score_output_sensitivity(
     """
     del loss
     probes = partial(_sign_probes, generator=torch.Generator().manual_seed(0), n_probes=2)
-    return mean_squared_contributions(model, groups, batches, probes)
+    return contributions(model, groups, batches, probes).mean_squares
 
 
 def _sign_probes(
     output: Any, batch: Batch, *, generator: torch.Generator, n_probes: int
 ) -> Iterator[Tensor]:
     del batch
-    tensors = [tensor for tensor in _tensors(output) if tensor.is_floating_point()]
+    tensors = [tensor for tensor in output_tensors(output) if tensor.is_floating_point()]
     scale = max(sum(tensor.numel() for tensor in tensors), 1) ** -0.5
     for _ in range(n_probes):
         total = torch.zeros(())
@@ -66,12 +66,17 @@ def _sign_probes(
         yield total * scale
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def output_tensors(output: Any) -> Iterator[Tensor]:
+    """Yield every tensor of an output: a tensor, or lists, tuples and mappings of them.
+
+    >>> [tensor.item() for tensor in output_tensors({"a": torch.tensor(1), "b": [torch.tensor(2)]})]
+    [1, 2]
+    """
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for value in output.values():
-            yield from _tensors(value)
+            yield from output_tensors(value)
     elif isinstance(output, list | tuple):
         for value in output:
-            yield from _tensors(value)
+            yield from output_tensors(value)

@@ -1,0 +1,1 @@
+"""Published dehazing networks, written for the benchmarks: architectures only, no weights."""
