@@ -14,7 +14,13 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coa_compress.structure.calls import Mixing, Where
-from coa_compress.structure.graph import ExportedGraph, arguments_of, evaluation_copy, is_assertion
+from coa_compress.structure.graph import (
+    ExportedGraph,
+    arguments_of,
+    evaluation_copy,
+    is_assertion,
+    output_nodes,
+)
 from coa_compress.structure.rebuild import named_tensors
 from coa_compress.structure.selection import Selection, shape_arguments
 
@@ -96,7 +102,25 @@ def run_reference(model: nn.Module, selection: Selection, example: Tensor) -> Tr
         values[node] = value
         if node.op == "output":
             outputs = tuple(item for item in _flat(value) if isinstance(item, Tensor))
-    return Traced(values, outputs)
+    return Traced(values, limited_outputs(selection, outputs))
+
+
+def limited_outputs(selection: Selection, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the results of the uncut network without the channels that go; most have none.
+
+    Args:
+        selection: Which channels are kept.
+        outputs: Every tensor that the network returns, in order.
+    """
+    labeled = selection.labeled
+    (last,) = (node for node in labeled.graph.nodes if node.op == "output")
+    limited: list[Tensor] = []
+    for node, value in zip(output_nodes(last), outputs, strict=True):
+        for dim, labels in enumerate(labeled.dims(node)):
+            if labels is not None:
+                value = value.index_select(dim, selection.kept(labels).to(value.device))
+        limited.append(value)
+    return tuple(limited)
 
 
 def walk(
