@@ -1,7 +1,11 @@
 """Which networks can be cut exactly: one row a network, for tests/zoo or any importable factory.
 
-    python -m benchmarks.coverage [--model package.module:factory --size 64x64 ...]
-        [--keep-macs 0.5] [--keep-params 0.5] [--mode auto] [--json FILE]
+    python -m benchmarks.coverage [--model package.module:factory ... --size 64x64 ...]
+        [--outputs all ...] [--zoo] [--keep-macs 0.5] [--keep-params 0.5] [--mode auto]
+        [--json FILE]
+
+Several factories take as many sizes and outputs, or the last given: outputs ``0`` lets the channels
+of all others go.
 
 Each network is analyzed and cut three times: to a fraction of its MACs and of its parameters by one
 fraction of all widths, and to random widths that are multiples of nothing. Every student is
@@ -16,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -56,7 +61,9 @@ class Subject:
 def main() -> int:
     """Run the benchmark; return 1 if a network cannot be cut exactly."""
     given = _arguments()
-    subjects = _asked(given) if given.model else list(zoo(given.only))
+    subjects = _asked(given)
+    if given.zoo or not given.model:
+        subjects += zoo(given.only)
     record = {**new_record("coverage"), "tolerance": TOLERANCE, "seeds": [0], "rows": []}
     done = _rows_before(given.json, record["command"])
     for subject in subjects:
@@ -73,7 +80,7 @@ def zoo(only: Sequence[str] = ()) -> Iterator[Subject]:
     """Yield the networks of tests/zoo, those named or all."""
     for path in sorted(_ZOO.glob("[a-z]*.py")):
         if not only or path.stem in only:
-            yield Subject(path.stem, lambda path=path: _from_file(path))
+            yield Subject(path.stem, partial(_from_file, path))
 
 
 def measure(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
@@ -99,7 +106,8 @@ def render(record: Mapping[str, Any]) -> str:
     return (
         f"{markdown_table(head, lines)}\n\n{exact} of {len(lines)} exact, to "
         f"{record['tolerance']:.0e} of the largest output in double precision. Seconds are "
-        f"processor time on {record['device_name']}, {record['threads']} threads. Made by `{record['command']}`."
+        f"processor time on {record['device_name']}, {record['threads']} threads. Made by "
+        f"`{record['command']}`."
     )
 
 
@@ -108,12 +116,10 @@ def _measured(
 ) -> dict[str, Any]:
     clock = _Clock()
     clock.time("export", lambda: export_graph(network, example))
+    ask = partial(analyze, mode=given.mode, outputs=subject.outputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
-        structure = clock.time(
-            "analysis",
-            lambda: analyze(network, example, mode=given.mode, outputs=subject.outputs),
-        )
+        structure = clock.time("analysis", lambda: ask(network, example))
     row: dict[str, Any] = {
         "groups": len(structure.groups),
         "channels": sum(structure.widths.values()),
@@ -122,12 +128,11 @@ def _measured(
         "unknown_operators": list(structure.unknown_ops),
     }
     errors: list[float] = []
-    for kind, keep in (("params", given.keep_params), ("macs", given.keep_macs), ("random", None)):
+    asked = {"params": given.keep_params, "macs": given.keep_macs, "random": None}
+    for kind, keep in asked.items():
         step, widths = _widths(structure, kind, keep)
-        cut, kept = clock.time("cut", lambda widths=widths: _cut(structure, widths))
-        found = clock.time(
-            "check", lambda cut=cut, kept=kept: exactness(structure, cut, kept, example)
-        )
+        cut, kept = clock.time("cut", partial(_cut, structure, widths))
+        found = clock.time("check", partial(exactness, structure, cut, kept, example))
         errors.append(found.error)
         row |= {"sizes": [list(size) for size in found.sizes]}
         if keep is not None:
@@ -239,17 +244,19 @@ def _from_file(path: Path) -> tuple[nn.Module, Tensor]:
 
 def _asked(given: argparse.Namespace) -> list[Subject]:
     sizes = [*given.size, *[given.size[-1]] * len(given.model)]
+    outputs = [*given.outputs, *[given.outputs[-1]] * len(given.model)]
     return [
-        Subject(
-            model.partition(":")[2] or model,
-            lambda model=model, size=size: (_from_name(model), torch.rand(_shape(size))),
-            tuple(given.outputs),
-        )
-        for model, size in zip(given.model, sizes, strict=False)
+        Subject(model.rpartition(":")[2], partial(_from_name, model, size), _numbers(which))
+        for model, size, which in zip(given.model, sizes, outputs, strict=False)
     ]
 
 
-def _from_name(name: str) -> nn.Module:
+def _numbers(which: str) -> tuple[int, ...]:
+    """Return the numbers of outputs in words such as ``0,2``; none for ``all``."""
+    return () if which == "all" else tuple(int(number) for number in which.split(","))
+
+
+def _from_name(name: str, size: str) -> tuple[nn.Module, Tensor]:
     module, _, factory = name.partition(":")
     try:
         network = getattr(import_module(module), factory)()
@@ -259,7 +266,7 @@ def _from_name(name: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         message = f"--model {name} made {type(network).__name__}, not a torch.nn.Module"
         raise SettingError(message)
-    return network
+    return network, torch.rand(_shape(size))
 
 
 def _shape(size: str) -> tuple[int, ...]:
@@ -275,10 +282,9 @@ def _shape(size: str) -> tuple[int, ...]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", nargs="+", default=[], help="package.module:factory")
-    parser.add_argument(
-        "--size", nargs="+", default=["64x64"], help="of each; 4x64x64 for 4 channels"
-    )
-    parser.add_argument("--outputs", type=int, nargs="*", default=[], help="whose channels stay")
+    parser.add_argument("--size", nargs="+", default=["64x64"], help="of each; 4x64x64 for 4 in")
+    parser.add_argument("--outputs", nargs="+", default=["all"], help="of each; 0,2 or all")
+    parser.add_argument("--zoo", action="store_true", help="the networks of tests/zoo, too")
     parser.add_argument("--only", nargs="+", default=[], help="names of tests/zoo")
     parser.add_argument("--mode", choices=["auto", "module", "graph"], default="auto")
     parser.add_argument("--keep-macs", type=float, default=0.5)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class Prune:
         save_tensors(folder / "slices.safetensors", flat)
         save_network(folder / "student.safetensors", cut.student)
         tensors = cut.student.state_dict()
-        content = {
+        content: dict[str, Any] = {
             "patches": [asdict(patch) for patch in cut.patches],
             "shapes": {n: list(tensors[n].shape) for n in cut.slices if n in tensors},
             "notes": list(state.notes),

@@ -71,12 +71,15 @@ def analyze(
     if mode == "graph":
         structure = _selected(_of_graph(model, example, graph, graphs), patterns)
         return freeze_inexact(structure, example)
-    by_code = _of_code(model, example, graph, graphs)
-    by_graph = by_code if mode == "module" else _of_graph(model, example, graph, graphs)
-    if mode == "module" or not by_graph.found:
-        return freeze_inexact(_selected(by_code, patterns), example)
-    own = _selected(by_code, patterns) if by_code.found else by_code
-    return choose_mode(own, _selected(by_graph, patterns), example)
+    own = _of_code(model, example, graph, graphs)
+    if mode == "module":
+        return freeze_inexact(_selected(own, patterns), example)
+
+    def rewritten() -> ExportedStructure:
+        found = _of_graph(model, example, graph, graphs)
+        return _selected(found, patterns) if found.found or not own.found else found
+
+    return choose_mode(_selected(own, patterns) if own.found else own, rewritten, example)
 
 
 def _of_code(

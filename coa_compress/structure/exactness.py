@@ -120,7 +120,7 @@ def first_difference(
     teacher = doubled_copy(structure.model)
     selection = structure.selection(kept)
     with double_precision():
-        reference = run_reference(teacher, selection, example.double())
+        reference = run_reference(teacher, selection, example.double(), keep_values=True)
         seen, failure = _module_outputs(student, example.double())
     expected = _expected_outputs(structure, reference, kept)
     for path, value in seen:

@@ -1,6 +1,7 @@
 """The choice between students of the network's own class and students that run its graph."""
 
 import warnings
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -30,7 +31,7 @@ def check_mode(mode: str) -> None:
 
 
 def choose_mode(
-    by_code: ExportedStructure, by_graph: ExportedStructure, example: Tensor
+    by_code: ExportedStructure, rewritten: Callable[[], ExportedStructure], example: Tensor
 ) -> ExportedStructure:
     """Return the structure in module mode, or in graph mode if only that can get small.
 
@@ -41,7 +42,7 @@ def choose_mode(
 
     Args:
         by_code: What may be cut as far as the code can follow; not tried yet.
-        by_graph: What may be cut when the graph is rewritten; not tried yet.
+        rewritten: Returns what may be cut when the graph is rewritten, not tried yet.
         example: An input of the size that was analyzed.
 
     Raises:
@@ -51,7 +52,10 @@ def choose_mode(
         NoEffectWarning: If groups were frozen, naming them.
     """
     own = _without_inexact(by_code, example)
-    if least(own) <= _SMALL_ENOUGH or least(by_graph) > _WORTH_IT * least(own):
+    if least(own) <= _SMALL_ENOUGH:
+        return _warned(own)
+    by_graph = rewritten()
+    if least(by_graph) > _WORTH_IT * least(own):
         return _warned(own)
     graph = _without_inexact(by_graph, example)
     return _warned(graph if least(graph) <= _WORTH_IT * least(own) else own)

@@ -76,7 +76,7 @@ class Traced:
     """The values of a graph.
 
     Args:
-        values: The result of every node.
+        values: The result of every node, if they were kept.
         outputs: The results of the network, in order.
     """
 
@@ -84,13 +84,16 @@ class Traced:
     outputs: tuple[Tensor, ...]
 
 
-def run_reference(model: nn.Module, selection: Selection, example: Tensor) -> Traced:
-    """Return every value of the full-size graph, limited to the kept channels.
+def run_reference(
+    model: nn.Module, selection: Selection, example: Tensor, *, keep_values: bool = False
+) -> Traced:
+    """Return what the full-size graph computes, limited to the kept channels.
 
     Args:
         model: The teacher, with the weights to use.
         selection: Which channels are kept.
         example: An input of the size that was exported.
+        keep_values: Return the result of every node too, and not of the last alone.
     """
 
     def run(node: fx.Node, values: Mapping[fx.Node, object]) -> object:
@@ -99,7 +102,8 @@ def run_reference(model: nn.Module, selection: Selection, example: Tensor) -> Tr
     values: dict[fx.Node, object] = {}
     outputs: tuple[Tensor, ...] = ()
     for node, value in walk(selection.labeled.graph, model, example, run):
-        values[node] = value
+        if keep_values:
+            values[node] = value
         if node.op == "output":
             outputs = tuple(item for item in _flat(value) if isinstance(item, Tensor))
     return Traced(values, limited_outputs(selection, outputs))
@@ -131,6 +135,8 @@ def walk(
 ) -> Iterator[tuple[fx.Node, object]]:
     """Yield every node of a graph with its value, as it is at that moment.
 
+    A value is forgotten after its last use.
+
     Args:
         graph: The graph.
         model: The network with the weights to use.
@@ -139,6 +145,7 @@ def walk(
     """
     tensors = named_tensors(model)
     values: dict[fx.Node, object] = {}
+    last_user = {used: node for node in graph.nodes for used in node.all_input_nodes}
     for node in graph.nodes:
         if node.op == "placeholder":
             if node.name == graph.input_name:
@@ -154,6 +161,9 @@ def walk(
         else:
             values[node] = _resolved(node.args[0], values)
         yield node, values[node]
+        for used in node.all_input_nodes:
+            if last_user[used] is node:
+                values.pop(used, None)
 
 
 def run_plain(node: fx.Node, values: Mapping[fx.Node, object]) -> object:
