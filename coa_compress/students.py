@@ -270,8 +270,15 @@ def _follow(teacher: nn.Module, record: StudentRecord) -> nn.Module:
     if not record.graph:
         apply_shapes_(teacher, record.patches, record.shapes)
         return teacher
-    slices = _to_slices(record.graph, rebuild.named_tensors(teacher))
-    graphs = GraphsBySize(teacher, record.graph.get("outputs", ()))
+    try:
+        slices = _to_slices(record.graph, rebuild.named_tensors(teacher))
+        outputs = [int(number) for number in record.graph.get("outputs", ())]
+    except WeightsError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"the graph of the student's record is damaged ({error!r}): save it again"
+        raise WeightsError(message) from None
+    graphs = GraphsBySize(teacher, outputs)
     apply_shapes_(teacher, record.patches, record.shapes)
     return GraphStudent(teacher, graphs, slices)
 

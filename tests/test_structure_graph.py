@@ -178,6 +178,11 @@ def test_a_saved_graph_student_opens_without_pickle(literal, tmp_path):
     with pytest.raises(WeightsError, match=r"no such positions .* dimension 0 of 'first.weight'"):
         load_student(tmp_path, model=Literal())
 
+    document["graph"] = {"slices": {"first.weight": 3}}
+    (tmp_path / STUDENT_RECORD).write_text(json.dumps(document))
+    with pytest.raises(WeightsError, match="graph of the student's record is damaged"):
+        load_student(tmp_path, model=Literal())
+
 
 def test_a_run_in_graph_mode_says_so_and_goes_on_where_it_stopped(tmp_path):
     model, recipe = randomize_(Literal()), small_recipe()

@@ -148,12 +148,7 @@ def walk(
     last_user = {used: node for node in graph.nodes for used in node.all_input_nodes}
     for node in graph.nodes:
         if node.op == "placeholder":
-            if node.name == graph.input_name:
-                values[node] = example.clone()
-            elif node.name in graph.tensors:
-                values[node] = tensors[graph.tensors[node.name]].detach()
-            else:
-                values[node] = _like(graph.constants.get(node.name), example)
+            values[node] = _given(node, graph, tensors, example)
         elif node.op == "get_attr":
             values[node] = getattr(graph.module, str(node.target))
         elif node.op == "call_function":
@@ -164,6 +159,16 @@ def walk(
         for used in node.all_input_nodes:
             if last_user[used] is node:
                 values.pop(used, None)
+
+
+def _given(
+    node: fx.Node, graph: ExportedGraph, tensors: Mapping[str, Tensor], example: Tensor
+) -> Tensor | None:
+    if node.name == graph.input_name:
+        return example.clone()
+    if node.name in graph.tensors:
+        return tensors[graph.tensors[node.name]].detach()
+    return _like(graph.constants.get(node.name), example)
 
 
 def run_plain(node: fx.Node, values: Mapping[fx.Node, object]) -> object:
