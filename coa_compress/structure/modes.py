@@ -52,7 +52,7 @@ def choose_mode(
         NoEffectWarning: If groups were frozen, naming them.
     """
     own = _without_inexact(by_code, example)
-    if least(own) <= _SMALL_ENOUGH:
+    if own.found and least(own) <= _SMALL_ENOUGH:
         return _warned(own)
     by_graph = rewritten()
     if least(by_graph) > _WORTH_IT * least(own):
