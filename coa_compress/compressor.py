@@ -21,7 +21,6 @@ from coa_compress.protocols import (
     Observer,
     Rebuildable,
     SilentObserver,
-    Structure,
     Task,
 )
 from coa_compress.provenance import best_device, usable_device
@@ -48,6 +47,7 @@ from coa_compress.stages.pipeline import check_stages, run_stages
 from coa_compress.stages.plan import plan_table
 from coa_compress.stages.state import Context, Stage, State
 from coa_compress.structure.analysis import analyze
+from coa_compress.structure.exported import ExportedStructure
 from coa_compress.students import STUDENT_RECORD, load_student, read_student_record
 
 _BUILTIN = "builtin:"
@@ -178,10 +178,15 @@ class Compressor:
             raise ModelError(message)
 
         @lru_cache(maxsize=1)
-        def structure(teacher: nn.Module) -> Structure:
-            include = choice.include or ("*",)
-            place = copy.deepcopy(teacher).cpu()
-            return analyze(place, example, include=include, exclude=choice.exclude)
+        def structure(teacher: nn.Module) -> ExportedStructure:
+            return analyze(
+                copy.deepcopy(teacher).cpu(),
+                example,
+                include=choice.include or ("*",),
+                exclude=choice.exclude,
+                mode=choice.mode,
+                outputs=choice.outputs,
+            )
 
         return Context(
             task=self.task,

@@ -20,7 +20,7 @@ from coa_compress.report.content import Report, describe_allocation, describe_ga
 from coa_compress.report.summary import headline
 from coa_compress.stages.pipeline import Outcome
 from coa_compress.stages.state import Context, State
-from coa_compress.students import StudentRecord, digest_settings, save_student
+from coa_compress.students import StudentRecord, digest_settings, graph_record, save_student
 
 
 class TemporaryFolder:
@@ -107,6 +107,7 @@ def student_record(
         recipe_digest=recipe_digest(recipe),
         versions=versions(),
         settings_sha256=digest_settings(final_network(state)),
+        graph=graph_record(final_network(state)),
     )
 
 

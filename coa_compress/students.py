@@ -24,6 +24,7 @@ from coa_compress.checkpoint import (
 )
 from coa_compress.errors import StructureError, WeightsError
 from coa_compress.structure import rebuild
+from coa_compress.structure.graph_student import GraphsBySize, GraphStudent, Slices
 
 STUDENT_RECORD = "student.json"
 """Name of the file that says how a student follows from its teacher."""
@@ -50,6 +51,8 @@ class StudentRecord:
         versions: Version of each library that made it.
         settings_sha256: What ``digest_settings`` says of the student; empty for not known. A class
             that needs other arguments than those recorded is then found out.
+        graph: For a student that runs the teacher's graph: ``slices``, the kept positions of each
+            cut dimension of each tensor, and ``outputs``, whose channels stay; else empty.
     """
 
     factory: str
@@ -61,6 +64,7 @@ class StudentRecord:
     recipe_digest: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings_sha256: str = ""
+    graph: Mapping[str, Any] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -159,9 +163,9 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 
 def _to_record(document: Mapping[str, Any]) -> StudentRecord:
-    known = {"settings_sha256": "", **document}  # absent in files of earlier versions
+    known = {"settings_sha256": "", "graph": {}, **document}  # absent in files of earlier versions
     values = {f.name: known[f.name] for f in fields(StudentRecord)}
-    for name in ("arguments", "kept", "shapes", "task", "versions"):
+    for name in ("arguments", "kept", "shapes", "task", "versions", "graph"):
         values[name] = dict(values[name].items())
     values["shapes"] = {n: list(_to_sizes(shape)) for n, shape in values["shapes"].items()}
     values["patches"] = [_to_patch(patch) for patch in values["patches"]]
@@ -213,8 +217,7 @@ def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Mo
             )
             raise WeightsError(message)
     else:
-        student = deepcopy(model)
-        apply_shapes_(student, record.patches, record.shapes)
+        student = _follow(deepcopy(model), record)
     tensors = from_bytes(folder / STUDENT_WEIGHTS, weights)
     _take_dtypes_and_buffers_(student, tensors, document.get("not_in_state_dict", []))
     fill_strictly_(student, tensors, path=folder / STUDENT_WEIGHTS)
@@ -250,9 +253,9 @@ def digest_settings(model: nn.Module) -> str:
 
 
 def _build_student(record: StudentRecord, path: Path) -> nn.Module:
-    student = _build_teacher(record, path)
+    teacher = _build_teacher(record, path)
     try:
-        apply_shapes_(student, record.patches, record.shapes)
+        return _follow(teacher, record)
     except WeightsError as error:
         # such as an nn.Sequential, whose class alone does not say what is in it
         message = (
@@ -260,7 +263,51 @@ def _build_student(record: StudentRecord, path: Path) -> nn.Module:
             f"pass model=..., a freshly built teacher"
         )
         raise WeightsError(message) from None
-    return student
+
+
+def _follow(teacher: nn.Module, record: StudentRecord) -> nn.Module:
+    """Return the student that follows from a teacher, which is used up, with other weights."""
+    if not record.graph:
+        apply_shapes_(teacher, record.patches, record.shapes)
+        return teacher
+    try:
+        slices = _to_slices(record.graph, rebuild.named_tensors(teacher))
+        outputs = [int(number) for number in record.graph.get("outputs", ())]
+    except WeightsError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"the graph of the student's record is damaged ({error!r}): save it again"
+        raise WeightsError(message) from None
+    graphs = GraphsBySize(teacher, outputs)
+    apply_shapes_(teacher, record.patches, record.shapes)
+    return GraphStudent(teacher, graphs, slices)
+
+
+def graph_record(student: nn.Module) -> dict[str, Any]:
+    """Return what the record of a student must say of its graph; empty when it runs none."""
+    if not isinstance(student, GraphStudent):
+        return {}
+    slices = {
+        name: {str(dim): kept.tolist() for dim, kept in dims.items()}
+        for name, dims in student.slices.items()
+    }
+    return {"slices": slices, "outputs": list(student.outputs)}
+
+
+def _to_slices(graph: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Slices:
+    slices: dict[str, dict[int, Tensor]] = {}
+    for name, dims in graph["slices"].items():
+        for dim, kept in dims.items():
+            positions = torch.tensor([int(position) for position in kept])
+            shape = tensors[name].shape if name in tensors else ()
+            fits = int(dim) in range(len(shape)) and len(kept) > 0
+            if not fits or not 0 <= int(positions.min()) <= int(positions.max()) < shape[int(dim)]:
+                message = (
+                    f"the teacher has no such positions to keep in dimension {dim} of {name!r}"
+                )
+                raise WeightsError(message)
+            slices.setdefault(name, {})[int(dim)] = positions
+    return slices
 
 
 def _build_teacher(record: StudentRecord, path: Path) -> nn.Module:

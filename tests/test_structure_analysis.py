@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from coa_compress.errors import NoEffectWarning, StructureError
 from coa_compress.protocols import Structure
 from coa_compress.structure.analysis import analyze
-from coa_compress.structure.exactness import check_exact, exactness_error, freeze_inexact
+from coa_compress.structure.exactness import check_exact, exactness_error
+from coa_compress.structure.modes import freeze_inexact
 from coa_compress.tasks.dehazing.networks import HazeUNet
 
 
@@ -151,7 +152,7 @@ FROZEN = {
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_channels_that_cannot_be_cut_are_frozen_silently(name):
-    structure = analyze(FROZEN[name](), image())
+    structure = analyze(FROZEN[name](), image(), mode="module")
 
     assert structure.widths == {"other": 6}
 
@@ -159,7 +160,7 @@ def test_channels_that_cannot_be_cut_are_frozen_silently(name):
 @pytest.mark.parametrize("name", UNFOLLOWED)
 def test_channels_whose_width_the_code_fixes_are_frozen_with_a_warning(name):
     with pytest.warns(NoEffectWarning, match="fixes their widths: stem"):
-        structure = analyze(UNFOLLOWED[name](), image())
+        structure = analyze(UNFOLLOWED[name](), image(), mode="module")
 
     assert structure.widths == {"other": 6}
     kept = {"other": torch.tensor([1, 4])}
@@ -167,7 +168,9 @@ def test_channels_whose_width_the_code_fixes_are_frozen_with_a_warning(name):
 
 
 def test_an_unknown_operator_freezes_what_enters_it_and_is_named():
-    structure = analyze(Around(lambda net, x: torch.cummax(x, 2)[0]), image())
+    net = Around(lambda net, x: torch.cummax(x, 2)[0])
+
+    structure = analyze(net, image(), mode="module")
 
     assert structure.unknown_ops == ("cummax",)
     assert structure.widths == {"other": 6}

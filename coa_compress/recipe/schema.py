@@ -10,8 +10,9 @@ from pydantic import AfterValidator
 
 from coa_compress.errors import RecipeError, RegistryError
 from coa_compress.registry import Registry
-from coa_compress.settings import check_ranges
+from coa_compress.settings import NonNegativeInt, check_ranges
 from coa_compress.stages.state import Stage
+from coa_compress.structure.modes import Mode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
@@ -94,10 +95,15 @@ class StructureChoice:
     Args:
         include: Patterns of module paths that may be cut; empty for all.
         exclude: Patterns of module paths that must stay whole.
+        mode: ``module`` for students of the network's own class, ``graph`` for students that run
+            its exported graph, in which no size is fixed; ``auto`` for the first where it can.
+        outputs: Numbers of the outputs whose channels must stay, from 0; empty for all.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    mode: Mode = "auto"
+    outputs: tuple[NonNegativeInt, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

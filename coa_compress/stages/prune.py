@@ -1,8 +1,10 @@
 """Cut the student out of the teacher."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from coa_compress.artifacts import AttributePatch, Cut
 from coa_compress.checkpoint import load_tensors, load_weights_, save_tensors
 from coa_compress.stages.files import read_json, save_network, write_json
 from coa_compress.stages.state import Context, State, needed
+from coa_compress.structure.exactness import Exactness, check_exact
+from coa_compress.structure.exported import ExportedStructure
+from coa_compress.structure.graph_student import GraphsBySize, GraphStudent
 from coa_compress.students import apply_shapes_
 
 
@@ -36,10 +41,8 @@ class Prune:
         allocation = needed(state.allocation, "an allocation", self.name, "allocate")
         structure = context.structure(state.teacher)
         cut = structure.cut(allocation.kept)
-        changed = [f"{patch.module or 'model'}.{patch.attribute}" for patch in _noted(cut)]
-        notes = state.notes
-        if changed:
-            notes += (f"attributes that follow a width: {', '.join(changed)}",)
+        exact = check_exact(structure, cut, allocation.kept, context.example)
+        notes = (*state.notes, *_notes(structure, cut, exact))
         return replace(state, cut=cut, student=cut.student, notes=notes)
 
     def save(self, state: State, folder: Path) -> None:
@@ -49,11 +52,14 @@ class Prune:
         save_tensors(folder / "slices.safetensors", flat)
         save_network(folder / "student.safetensors", cut.student)
         tensors = cut.student.state_dict()
-        content = {
+        content: dict[str, Any] = {
             "patches": [asdict(patch) for patch in cut.patches],
             "shapes": {n: list(tensors[n].shape) for n in cut.slices if n in tensors},
             "notes": list(state.notes),
+            "outputs": None,
         }
+        if isinstance(cut.student, GraphStudent):
+            content["outputs"] = list(cut.student.outputs)
         write_json(folder / "cut.json", content)
 
     def load(self, state: State, folder: Path) -> State:
@@ -63,18 +69,43 @@ class Prune:
             AttributePatch(patch["module"], patch["attribute"], _value(patch["value"]))
             for patch in found["patches"]
         )
-        student = copy.deepcopy(state.teacher)
-        apply_shapes_(student, patches, found["shapes"])
-        load_weights_(student, folder / "student.safetensors")
         slices: dict[str, dict[int, Tensor]] = {}
         for key, kept in load_tensors(folder / "slices.safetensors").items():
             name, _, dim = key.rpartition("|")
             slices.setdefault(name, {})[int(dim)] = kept
+        student = copy.deepcopy(state.teacher)
+        apply_shapes_(student, patches, found["shapes"])
+        if found["outputs"] is not None:
+            graphs = GraphsBySize(state.teacher, found["outputs"])
+            student = GraphStudent(student, graphs, slices)
+        load_weights_(student, folder / "student.safetensors")
         cut = Cut(student.eval(), slices, patches)
         return replace(state, cut=cut, student=cut.student, notes=tuple(found["notes"]))
 
 
+def _notes(structure: ExportedStructure, cut: Cut, exact: Exactness) -> Iterator[str]:
+    changed = [f"{patch.module or 'model'}.{patch.attribute}" for patch in _noted(cut)]
+    if changed:
+        yield f"attributes that follow a width: {', '.join(changed)}"
+    if structure.frozen:
+        frozen = ", ".join(structure.frozen)
+        yield f"not cut, as the code of the network fixes their widths: {frozen}"
+    if structure.mode == "graph":
+        yield GRAPH_NOTE
+    sizes = " and ".join("x".join(map(str, size)) for size in exact.sizes)
+    yield f"the cut is exact: relative error {exact.error:.0e} in double precision at {sizes}"
+
+
+GRAPH_NOTE = (
+    "graph mode: the code of the network fixes sizes, so the student runs its exported graph "
+    "instead; it is exported again, which takes seconds, for each new input size"
+)
+"""What a student in graph mode means for whoever uses it."""
+
+
 def _noted(cut: Cut) -> list[AttributePatch]:
+    if isinstance(cut.student, GraphStudent):
+        return []  # its code is not run
     modules = dict(cut.student.named_modules())
     return [p for p in cut.patches if not type(modules[p.module]).__module__.startswith("torch.nn")]
 

@@ -20,7 +20,8 @@ from coa_compress.artifacts import (
     Scores,
 )
 from coa_compress.errors import RecipeError
-from coa_compress.protocols import Observer, Structure, Task
+from coa_compress.protocols import Observer, Task
+from coa_compress.structure.exported import ExportedStructure
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
 from coa_compress.training.settings import TrainingSettings
 
@@ -82,7 +83,7 @@ class Context:
     seed: int
     device: str
     observer: Observer
-    structure: Callable[[nn.Module], Structure]
+    structure: Callable[[nn.Module], ExportedStructure]
     example: Tensor
     folder: Path | None = None
 

@@ -9,10 +9,11 @@ from coa_compress.artifacts import ChannelGroup
 from coa_compress.errors import StructureError
 from coa_compress.registry import did_you_mean
 from coa_compress.structure.couplings import couple_sizes
-from coa_compress.structure.exactness import freeze_inexact
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.structure.graph import export_graph
+from coa_compress.structure.graph import ExportedGraph, export_graph
+from coa_compress.structure.graph_student import GraphsBySize
 from coa_compress.structure.groups import cost_model, find_groups, module_paths
+from coa_compress.structure.modes import Mode, check_mode, choose_mode, freeze_inexact
 from coa_compress.structure.propagation import propagate
 from coa_compress.structure.reading import probe_input, read_sizes
 
@@ -23,6 +24,8 @@ def analyze(
     *,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    mode: Mode = "auto",
+    outputs: Sequence[int] = (),
 ) -> ExportedStructure:
     """Return the channel groups of a network, what they cost, and the means to cut them.
 
@@ -37,6 +40,11 @@ def analyze(
         include: Patterns such as ``encoder.*`` over group names and module paths; only groups
             that match one are cut.
         exclude: Patterns of groups that are not cut.
+        mode: ``module`` for students of the network's own class, without the groups whose widths
+            its code fixes; ``graph`` for students that run the exported graph, in which every
+            size follows; ``auto`` for the first, unless that freezes groups and the second can
+            get smaller.
+        outputs: Numbers of the outputs whose channels must stay, counted from 0; empty for all.
 
     Raises:
         StructureError: If the network cannot be exported, a pattern matches nothing, or there is
@@ -44,6 +52,9 @@ def analyze(
 
     Warns:
         NoEffectWarning: If groups are frozen because the network's code fixes their widths.
+
+    A student in graph mode has parts of plain ``torch.nn`` modules under the same names; see
+    ``coa_compress.structure.graph_student``.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
@@ -53,20 +64,58 @@ def analyze(
     >>> structure.cut({"0": torch.tensor([0, 2, 5])}).student[0]
     Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """
+    check_mode(mode)
     graph = export_graph(model, example)
-    reads = read_sizes(model, probe_input(example), graph)
-    labeled = propagate(graph, reads)
-    reads = couple_sizes(labeled, reads, model, probe_input(example))
+    graphs = GraphsBySize(model, outputs)
+    patterns = (include, exclude)
+    if mode == "graph":
+        structure = _selected(_of_graph(model, example, graph, graphs), patterns)
+        return freeze_inexact(structure, example)
+    own = _of_code(model, example, graph, graphs)
+    if mode == "module":
+        return freeze_inexact(_selected(own, patterns), example)
+
+    def rewritten() -> ExportedStructure:
+        found = _of_graph(model, example, graph, graphs)
+        return _selected(found, patterns) if found.found or not own.found else found
+
+    return choose_mode(_selected(own, patterns) if own.found else own, rewritten, example)
+
+
+def _of_code(
+    model: nn.Module, example: Tensor, graph: ExportedGraph, graphs: GraphsBySize
+) -> ExportedStructure:
+    """Return what may be cut as far as the code of the network can follow."""
+    probe = probe_input(example)
+    reads = read_sizes(model, probe, graph)
+    labeled = propagate(graph, reads, outputs=graphs.outputs)
+    reads = couple_sizes(labeled, reads, model, probe)
     found = find_groups(labeled)
-    if not found:
-        unknown = ", ".join(sorted(labeled.findings.unknown))
+    costs = cost_model(labeled, model, found)
+    return ExportedStructure(model, labeled, found, reads, costs, graphs)
+
+
+def _of_graph(
+    model: nn.Module, example: Tensor, graph: ExportedGraph, graphs: GraphsBySize
+) -> ExportedStructure:
+    """Return what may be cut when the graph is rewritten."""
+    labeled = graphs.learn_(example, graph)
+    found = find_groups(labeled)
+    costs = cost_model(labeled, model, found)
+    return ExportedStructure(model, labeled, found, None, costs, graphs)
+
+
+def _selected(
+    structure: ExportedStructure, patterns: tuple[Sequence[str], Sequence[str]]
+) -> ExportedStructure:
+    """Return the structure with the groups that the patterns include and do not exclude."""
+    if not structure.found:
+        unknown = ", ".join(structure.unknown_ops)
         cause = f"; operators without a rule: {unknown}" if unknown else ""
-        message = f"no channel group to cut in {type(model).__name__}: all channels reach its "
-        message += f"input or output, or are fixed{cause}"
+        message = f"no channel group to cut in {type(structure.model).__name__}: all channels "
+        message += f"reach its input or output, or are fixed{cause}"
         raise StructureError(message)
-    structure = ExportedStructure(model, labeled, found, reads, cost_model(labeled, model, found))
-    names = select_groups(structure.groups, include, exclude)
-    return freeze_inexact(structure.restricted_to(names), example)
+    return structure.restricted_to(select_groups(structure.groups, *patterns))
 
 
 def select_groups(

@@ -88,6 +88,8 @@ class Call:
         static: Nodes that do not depend on the input of the network.
         adjustable: Tells whether an integer argument of a node is read from an attribute of a
             module, so that it can follow a width.
+        rewritten: Whether the call itself is written anew for a cut, so that every integer of it
+            can follow and every other number stays as it is.
     """
 
     node: fx.Node
@@ -96,6 +98,7 @@ class Call:
     findings: Findings
     static: set[fx.Node]
     adjustable: Callable[[fx.Node, int], bool]
+    rewritten: bool = False
 
     @property
     def name(self) -> str:
@@ -172,8 +175,8 @@ class Call:
         return shape_of(operand)
 
     def can_follow(self, value: int) -> bool:
-        """Tell whether an integer argument is read from an attribute that can be changed."""
-        return self.adjustable(self.node, value)
+        """Tell whether an integer argument can be changed with a width."""
+        return self.rewritten or self.adjustable(self.node, value)
 
     def restrict(self, labels: Vector | None) -> None:
         """Record that zeroing these channels is not removing them."""

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from coa_compress.structure.graph import FAILURES, shape_of
+from coa_compress.structure.calls import axis
+from coa_compress.structure.graph import FAILURES, arguments_of, operator_name, shape_of, words
 from coa_compress.structure.labels import LabelSpace, Vector
 from coa_compress.structure.propagation import LabeledGraph
 from coa_compress.structure.reading import fingerprint
@@ -39,6 +40,7 @@ def couple_sizes(
     Returns:
         The same reads with the labels of the dimensions that sizes were read from.
     """
+    _tie_attributes(labeled, reads)
     uses = list(_uses(reads))
     mixed = [read for read in reads.reads if read.attributes and read.keys != read.attributes]
     read_from = [*(read for read, _, _ in uses), *mixed]
@@ -57,6 +59,39 @@ def couple_sizes(
             target = labeled.dims(node)[dim]
             _equate(labeled.space, target, vectors[keys[0]], _ratio(read, keys[0], reads.values))
     return replace(reads, sources=vectors)
+
+
+def _tie_attributes(labeled: LabeledGraph, reads: SizeReads) -> None:
+    """Unite the channels whose number code reads from one attribute, in several places.
+
+    ``self.keep`` of two splits is one number: as many channels must be left of both.
+    """
+    seen: dict[tuple[frozenset[Key], int], Vector] = {}
+    for read in reads.reads:
+        if len(read.nodes) != 1 or read.keys != read.attributes:
+            continue
+        labels = labeled.space.canonical(_counted(labeled, read, read.nodes[0]))
+        if labels is None or len(labels) != read.value:
+            continue
+        known = seen.setdefault((read.keys, read.value), labels)
+        if not _follows(labeled.space.roots(known), labels, 1):
+            labeled.space.unite(known, labels)
+
+
+def _counted(labeled: LabeledGraph, read: SizeRead, node: fx.Node) -> Vector | None:
+    """Return the labels of the positions that an integer argument of a call counts."""
+    dims = labeled.known[node]
+    if operator_name(node) in _SPLITS:
+        if read.position >= len(dims):
+            return None
+        dim = arguments_of(node)["dim"]
+        piece = dims[read.position]
+        return piece[axis(dim if isinstance(dim, int) else 0, len(piece))]
+    along = dict(shape_arguments(node)).get(read.position)
+    return None if along is None else dims[0][along]
+
+
+_SPLITS = frozenset(words("split split_with_sizes"))
 
 
 def _uses(reads: SizeReads) -> Iterator[Use]:

@@ -42,13 +42,14 @@ def checked_channels(
     return checked
 
 
-def cut_network(model: nn.Module, selection: Selection, reads: SizeReads) -> Cut:
+def cut_network(model: nn.Module, selection: Selection, reads: SizeReads | None) -> Cut:
     """Return a copy of a network with only the selected channels.
 
     Args:
         model: The teacher; it is unchanged.
         selection: The choice of channels.
-        reads: Which integers the code of the network reads from attributes.
+        reads: Which integers the code of the network reads from attributes; None if it does not
+            matter.
 
     Raises:
         StructureError: If the network cannot be copied.
@@ -64,7 +65,7 @@ def cut_network(model: nn.Module, selection: Selection, reads: SizeReads) -> Cut
     }
     patches = [
         *patches_of_sizes(model, selection, every_name),
-        *patches_of_reads(selection, reads),
+        *(() if reads is None else patches_of_reads(selection, reads)),
     ]
     tensors = named_tensors(student)
     values = {name: _sliced(tensors[name], own) for name, own in slices.items()}

@@ -1,59 +1,98 @@
 """Checks that a student computes exactly what the kept channels of its teacher compute."""
 
-import warnings
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Cut
-from coa_compress.errors import NoEffectWarning, StructureError
+from coa_compress.errors import StructureError
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.structure.graph import FAILURES, first_line, place_of
 from coa_compress.structure.rebuild import named_tensors
-from coa_compress.structure.reference import Traced, double_precision, doubled_copy, run_reference
-from coa_compress.structure.trials import TOLERANCE, inexact_groups, outputs_of, relative_error
+from coa_compress.structure.reference import (
+    Traced,
+    double_precision,
+    doubled_copy,
+    limited_outputs,
+    run_reference,
+)
+from coa_compress.structure.selection import Selection, selection_of_slices
+from coa_compress.structure.trials import TOLERANCE, outputs_of, relative_error
 
 
-def exactness_error(
+@dataclass(frozen=True, slots=True)
+class Exactness:
+    """How exact a student is.
+
+    Args:
+        error: Its largest error in double precision, relative to the largest output of its
+            reference; ``inf`` when it does not run or an output has another shape.
+        sizes: The shapes of the inputs that it was compared at.
+    """
+
+    error: float
+    sizes: tuple[tuple[int, ...], ...]
+
+
+def exactness(
     structure: ExportedStructure, cut: Cut, kept: Mapping[str, Tensor], example: Tensor
-) -> float:
-    """Return the largest error of a student, relative to the largest output of its reference.
+) -> Exactness:
+    """Return how exact a student is, at the example's size and at another one.
 
     In double precision, the student is compared with the teacher's graph at full size, in which
     reductions, softmax, norms and products over channels are limited to the kept ones. When no cut
-    group is restricted, it is also compared with the teacher itself with zeroed weights, at
-    the example's size and at another one that both accept.
+    group is restricted, it is compared with the teacher itself with zeroed weights, too.
+
+    The other size is one that the teacher accepts: three quarters of height and width, a half,
+    three halves or twice as much, in multiples of 8; a batch of two where it accepts none. A
+    restricted cut needs another export for it.
 
     Args:
         structure: The teacher's structure.
         cut: The cut that made the student.
         kept: The channels that were kept, by group name.
         example: An input of the size that was analyzed.
-
-    Returns:
-        0 for equal outputs; ``inf`` when the student does not run or an output has another shape.
     """
-    student = doubled_copy(cut.student)
-    teacher = doubled_copy(structure.model)
+    student, teacher = doubled_copy(cut.student), doubled_copy(structure.model)
+    selection = structure.selection(kept)
+    zeroed = None if _restricted(structure, kept) else _zeroed(structure, teacher, kept)
+    example = example.double() if example.is_floating_point() else example
     with double_precision():
-        reference = run_reference(teacher, structure.selection(kept), example.double())
-        error = relative_error(reference.outputs, outputs_of(student, example.double()))
-        if _restricted(structure, kept):
-            return error
-        zero_removed_(structure, teacher, kept)
-        for size in (example.double(), _other_size(example.double())):
-            expected = outputs_of(teacher, size)
+        reference = run_reference(teacher, selection, example)
+        error = relative_error(reference.outputs, outputs_of(student, example))
+        sizes = [tuple(example.shape)]
+        if zeroed is not None:
+            error = max(error, _error_to(zeroed, student, selection, example))
+        for other in _other_sizes(example):
+            expected = outputs_of(teacher, other)
             if expected is None or not all(bool(y.isfinite().all()) for y in expected):
                 continue
-            error = max(error, relative_error(expected, outputs_of(student, size)))
-    return error
+            if zeroed is not None:
+                error = max(error, _error_to(zeroed, student, selection, other))
+            else:
+                again = _reference_at(structure, teacher, cut, other)
+                if again is None:
+                    break
+                error = max(error, relative_error(again.outputs, outputs_of(student, other)))
+            sizes.append(tuple(other.shape))
+            break
+    return Exactness(error, tuple(sizes))
+
+
+def exactness_error(
+    structure: ExportedStructure, cut: Cut, kept: Mapping[str, Tensor], example: Tensor
+) -> float:
+    """Return the error of ``exactness``: 0 for equal outputs, ``inf`` for other shapes."""
+    return exactness(structure, cut, kept, example).error
 
 
 def check_exact(
     structure: ExportedStructure, cut: Cut, kept: Mapping[str, Tensor], example: Tensor
-) -> None:
-    """Make sure that a student is exact.
+) -> Exactness:
+    """Return how exact a student is; raise when it is not.
 
     Args:
         structure: The teacher's structure.
@@ -64,12 +103,13 @@ def check_exact(
     Raises:
         StructureError: If its error is above 1e-9, naming the first module that differs.
     """
-    error = exactness_error(structure, cut, kept, example)
-    if error > TOLERANCE:
+    found = exactness(structure, cut, kept, example)
+    if found.error > TOLERANCE:
         where = first_difference(structure, cut, kept, example)
-        message = f"the student is not what its teacher's kept channels compute: {where}, "
-        message += f"relative error {error:.1e}: exclude the groups of that module from the cut"
+        message = f"the student is not what its teacher's kept channels compute: {where}, relative "
+        message += f"error {found.error:.1e}: exclude the groups of that module from the cut"
         raise StructureError(message)
+    return found
 
 
 def first_difference(
@@ -80,7 +120,7 @@ def first_difference(
     teacher = doubled_copy(structure.model)
     selection = structure.selection(kept)
     with double_precision():
-        reference = run_reference(teacher, selection, example.double())
+        reference = run_reference(teacher, selection, example.double(), keep_values=True)
         seen, failure = _module_outputs(student, example.double())
     expected = _expected_outputs(structure, reference, kept)
     for path, value in seen:
@@ -107,38 +147,6 @@ def zero_removed_(
                     tensor.index_fill_(member.dim, where, 0.0)
 
 
-def freeze_inexact(structure: ExportedStructure, example: Tensor) -> ExportedStructure:
-    """Return the structure without the groups that cannot be cut exactly.
-
-    Code that hard-codes a size (``x[:, :8]``) does not follow a cut. All groups are cut together
-    once, at random, and compared with the reference; and they are cut to widths of which any two
-    groups differ in some trial, on the meta device, to see that the shapes fit. Only when that
-    fails are the groups at fault searched for.
-
-    Args:
-        structure: A structure whose graph is right.
-        example: An input of the size that was analyzed.
-
-    Raises:
-        StructureError: If no group is left.
-
-    Warns:
-        NoEffectWarning: If groups were frozen, naming them.
-    """
-    bad = inexact_groups(structure, example)
-    if not bad:
-        return structure
-    left = [group.name for group in structure.groups if group.name not in bad]
-    listed = ", ".join(bad)
-    if not left:
-        message = f"no channel group of {type(structure.model).__name__} can be cut exactly: "
-        message += f"the code fixes the widths of {listed}"
-        raise StructureError(message)
-    message = f"frozen, as the code of the network fixes their widths: {listed}"
-    warnings.warn(message, NoEffectWarning, stacklevel=2)
-    return structure.restricted_to(left)
-
-
 def _restricted(structure: ExportedStructure, kept: Mapping[str, Tensor]) -> bool:
     return any(
         group.restricted and len(kept[group.name]) < group.n_channels
@@ -147,12 +155,48 @@ def _restricted(structure: ExportedStructure, kept: Mapping[str, Tensor]) -> boo
     )
 
 
-def _other_size(example: Tensor) -> Tensor:
-    """Return an input of another height and width, multiples of 8; the same when too small."""
-    if example.dim() != 4 or min(example.shape[-2:]) < 16:
-        return example
-    height, width = (max(8, int(size) * 3 // 4 // 8 * 8) for size in example.shape[-2:])
-    return example[..., :height, :width].contiguous()
+def _zeroed(
+    structure: ExportedStructure, teacher: nn.Module, kept: Mapping[str, Tensor]
+) -> nn.Module:
+    zeroed = copy.deepcopy(teacher)
+    zero_removed_(structure, zeroed, kept)
+    return zeroed
+
+
+def _error_to(
+    zeroed: nn.Module, student: nn.Module, selection: Selection, example: Tensor
+) -> float:
+    expected = outputs_of(zeroed, example)
+    if expected is None or not all(bool(y.isfinite().all()) for y in expected):
+        return 0.0  # zeros may divide by zero in the teacher, which is no fault of the student
+    limited = limited_outputs(selection, expected)
+    return relative_error(limited, outputs_of(student, example))
+
+
+def _reference_at(
+    structure: ExportedStructure, teacher: nn.Module, cut: Cut, example: Tensor
+) -> Traced | None:
+    """Return the reference at another size; None when the teacher cannot be exported there."""
+    try:
+        labeled = structure.graphs.at(example)
+    except StructureError:
+        return None
+    return run_reference(teacher, selection_of_slices(labeled, cut.slices), example)
+
+
+def _other_sizes(example: Tensor) -> Iterator[Tensor]:
+    """Yield random inputs of other sizes, the cheapest first, and last another batch."""
+    generator = torch.Generator().manual_seed(0)
+    image = example.dim() > 3 and example.is_floating_point()
+    before = tuple(example.shape[-2:]) if image else ()
+    seen = {before}
+    for factor in (0.75, 0.5, 1.5, 2.0):
+        sizes = tuple(max(8, int(size * factor) // 8 * 8) for size in before)
+        if sizes not in seen:
+            seen.add(sizes)
+            shape = (*example.shape[: -len(sizes)], *sizes)
+            yield torch.rand(shape, generator=generator, dtype=torch.float64).to(example)
+    yield torch.cat([example, example.flip(-1)])
 
 
 def _module_outputs(model: nn.Module, example: Tensor) -> tuple[list[tuple[str, Tensor]], str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from coa_compress.artifacts import ChannelGroup, Cut, Workload
 from coa_compress.costs import CostModel, full_widths
 from coa_compress.structure.cutting import checked_channels, cut_network
+from coa_compress.structure.graph_student import GraphsBySize, GraphStudent
 from coa_compress.structure.groups import FoundGroup, cost_model
 from coa_compress.structure.propagation import LabeledGraph
 from coa_compress.structure.selection import Selection, dead_labels
@@ -23,15 +24,25 @@ class ExportedStructure:
         model: The teacher; cuts are made from its present weights and leave it unchanged.
         labeled: Labels of every tensor of its graph.
         found: The groups that may be cut, with their labels.
-        reads: Which integers its code reads from attributes.
+        reads: Which integers its code reads from attributes; None in graph mode, in which the
+            student runs the graph instead of the code.
         costs: Exact MACs and parameters as functions of the widths.
+        graphs: The graphs of the network at any input size.
+        frozen: Groups that are not cut because the code of the network fixes their widths.
     """
 
     model: nn.Module
     labeled: LabeledGraph
     found: tuple[FoundGroup, ...]
-    reads: SizeReads
+    reads: SizeReads | None
     costs: CostModel
+    graphs: GraphsBySize
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """How students run: ``module`` for the teacher's own class, ``graph`` for its graph."""
+        return "graph" if self.reads is None else "module"
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -63,7 +74,10 @@ class ExportedStructure:
             StructureError: If a group is unknown, or its channels are empty, double or out of
                 range.
         """
-        return cut_network(self.model, self.selection(kept), self.reads)
+        cut = cut_network(self.model, self.selection(kept), self.reads)
+        if self.reads is not None:
+            return cut
+        return replace(cut, student=GraphStudent(cut.student, self.graphs, cut.slices))
 
     def selection(self, kept: Mapping[str, Tensor]) -> Selection:
         """Return a choice of channels as seen from the graph; raises what ``cut`` raises."""
@@ -75,6 +89,11 @@ class ExportedStructure:
         """Return the same structure in which only the named groups may be cut."""
         found = tuple(item for item in self.found if item.group.name in names)
         return replace(self, found=found, costs=cost_model(self.labeled, self.model, found))
+
+    def without(self, names: Collection[str]) -> "ExportedStructure":
+        """Return the same structure in which the named groups are frozen."""
+        left = [name for name in self.widths if name not in names]
+        return replace(self.restricted_to(left), frozen=(*self.frozen, *names))
 
     def with_model(self, model: nn.Module) -> "ExportedStructure":
         """Return the same structure for a network that differs only in its weights."""

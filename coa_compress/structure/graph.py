@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from coa_compress.errors import StructureError
 
@@ -51,6 +52,7 @@ class ExportedGraph:
         parameters: The placeholders of parameters.
         constants: Tensors that are neither, by name of the placeholder.
         input_name: The placeholder of the input.
+        results: How the tensors that it returns are packed.
     """
 
     module: fx.GraphModule
@@ -58,6 +60,7 @@ class ExportedGraph:
     parameters: frozenset[str]
     constants: Mapping[str, Tensor]
     input_name: str
+    results: pytree.TreeSpec
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
@@ -93,6 +96,7 @@ def export_graph(model: nn.Module, example: Tensor) -> ExportedGraph:
         parameters=frozenset(signature.inputs_to_parameters),
         constants={node: _constant(program, name) for node, name in lifted.items()},
         input_name=str(signature.user_inputs[0]),
+        results=program.call_spec.out_spec,
     )
 
 
@@ -155,6 +159,13 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 def is_tensor(node: object) -> bool:
     """Tell whether something is a node that makes one tensor."""
     return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def output_nodes(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes of the tensors that a network returns, in order, given its output node."""
+    found: list[fx.Node] = []
+    fx.map_arg(node.args, found.append)
+    return [result for result in found if is_tensor(result)]
 
 
 def arguments_of(node: fx.Node) -> dict[str, object]:

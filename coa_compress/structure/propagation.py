@@ -1,18 +1,19 @@
 """The pass over an exported graph that gives labels to every tensor dimension."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
+from coa_compress.errors import StructureError
 from coa_compress.structure.calls import Call, Findings, Rule, UnsupportedCallError, opaque
 from coa_compress.structure.graph import (
     ExportedGraph,
     in_place_ok,
     is_assertion,
-    is_tensor,
     operator_name,
+    output_nodes,
     words,
 )
 from coa_compress.structure.labels import Dims, LabelSpace, Vector
@@ -60,7 +61,12 @@ class LabeledGraph:
         return tuple(self.space.canonical(vector) for vector in self.known[node][0])
 
 
-def propagate(graph: ExportedGraph, reads: SizeReads) -> LabeledGraph:
+def propagate(
+    graph: ExportedGraph,
+    reads: SizeReads | None = None,
+    *,
+    outputs: Collection[int] = (),
+) -> LabeledGraph:
     """Return the labels of a graph whose parameters start with labels of their own.
 
     Every position of a parameter dimension starts as a class of its own; operators unite classes.
@@ -68,7 +74,9 @@ def propagate(graph: ExportedGraph, reads: SizeReads) -> LabeledGraph:
 
     Args:
         graph: An exported network.
-        reads: Which integers its code reads from attributes.
+        reads: Which integers its code reads from attributes; None when the graph itself is to be
+            rewritten for a cut, so that the code does not matter.
+        outputs: Numbers of the outputs that are frozen; empty for all.
     """
     space, findings = LabelSpace(), Findings()
     known: dict[fx.Node, tuple[Dims, ...]] = {}
@@ -82,10 +90,11 @@ def propagate(graph: ExportedGraph, reads: SizeReads) -> LabeledGraph:
         elif node.op == "call_function":
             if all(operand in static for operand in node.all_input_nodes):
                 static.add(node)
-            call = Call(node, space, known, findings, static, reads.adjustable)
+            adjustable = _never if reads is None else reads.adjustable
+            call = Call(node, space, known, findings, static, adjustable, reads is None)
             known[node] = _outcome(call)
         elif node.op == "output":
-            _freeze_outputs(space, node, known)
+            _freeze_outputs(space, node, known, outputs)
         else:
             known[node] = ((),)
     return LabeledGraph(graph, space, known, tensors, findings)
@@ -146,10 +155,24 @@ def rule_of(node: fx.Node) -> Rule | None:
     return RULES.get(name)
 
 
+def _never(node: fx.Node, value: int) -> bool:
+    del node, value
+    return False
+
+
 def _freeze_outputs(
-    space: LabelSpace, node: fx.Node, known: Mapping[fx.Node, tuple[Dims, ...]]
+    space: LabelSpace,
+    node: fx.Node,
+    known: Mapping[fx.Node, tuple[Dims, ...]],
+    outputs: Collection[int],
 ) -> None:
-    for result in node.all_input_nodes:
-        if is_tensor(result):
+    results = output_nodes(node)
+    unknown = [number for number in outputs if number not in range(len(results))]
+    if unknown:
+        message = f"there is no output {unknown[0]}: the network returns {len(results)} tensors, "
+        message += "counted from 0"
+        raise StructureError(message)
+    for number, result in enumerate(results):
+        if not outputs or number in outputs:
             for vector in known[result][0]:
                 space.freeze(vector)

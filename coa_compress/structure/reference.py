@@ -14,7 +14,13 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coa_compress.structure.calls import Mixing, Where
-from coa_compress.structure.graph import ExportedGraph, arguments_of, evaluation_copy, is_assertion
+from coa_compress.structure.graph import (
+    ExportedGraph,
+    arguments_of,
+    evaluation_copy,
+    is_assertion,
+    output_nodes,
+)
 from coa_compress.structure.rebuild import named_tensors
 from coa_compress.structure.selection import Selection, shape_arguments
 
@@ -70,7 +76,7 @@ class Traced:
     """The values of a graph.
 
     Args:
-        values: The result of every node.
+        values: The result of every node, if they were kept.
         outputs: The results of the network, in order.
     """
 
@@ -78,13 +84,16 @@ class Traced:
     outputs: tuple[Tensor, ...]
 
 
-def run_reference(model: nn.Module, selection: Selection, example: Tensor) -> Traced:
-    """Return every value of the full-size graph, limited to the kept channels.
+def run_reference(
+    model: nn.Module, selection: Selection, example: Tensor, *, keep_values: bool = False
+) -> Traced:
+    """Return what the full-size graph computes, limited to the kept channels.
 
     Args:
         model: The teacher, with the weights to use.
         selection: Which channels are kept.
         example: An input of the size that was exported.
+        keep_values: Return the result of every node too, and not of the last alone.
     """
 
     def run(node: fx.Node, values: Mapping[fx.Node, object]) -> object:
@@ -93,10 +102,29 @@ def run_reference(model: nn.Module, selection: Selection, example: Tensor) -> Tr
     values: dict[fx.Node, object] = {}
     outputs: tuple[Tensor, ...] = ()
     for node, value in walk(selection.labeled.graph, model, example, run):
-        values[node] = value
+        if keep_values:
+            values[node] = value
         if node.op == "output":
             outputs = tuple(item for item in _flat(value) if isinstance(item, Tensor))
-    return Traced(values, outputs)
+    return Traced(values, limited_outputs(selection, outputs))
+
+
+def limited_outputs(selection: Selection, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the results of the uncut network without the channels that go; most have none.
+
+    Args:
+        selection: Which channels are kept.
+        outputs: Every tensor that the network returns, in order.
+    """
+    labeled = selection.labeled
+    (last,) = (node for node in labeled.graph.nodes if node.op == "output")
+    limited: list[Tensor] = []
+    for node, value in zip(output_nodes(last), outputs, strict=True):
+        for dim, labels in enumerate(labeled.dims(node)):
+            if labels is not None:
+                value = value.index_select(dim, selection.kept(labels).to(value.device))
+        limited.append(value)
+    return tuple(limited)
 
 
 def walk(
@@ -107,6 +135,8 @@ def walk(
 ) -> Iterator[tuple[fx.Node, object]]:
     """Yield every node of a graph with its value, as it is at that moment.
 
+    A value is forgotten after its last use.
+
     Args:
         graph: The graph.
         model: The network with the weights to use.
@@ -115,14 +145,10 @@ def walk(
     """
     tensors = named_tensors(model)
     values: dict[fx.Node, object] = {}
+    last_user = {used: node for node in graph.nodes for used in node.all_input_nodes}
     for node in graph.nodes:
         if node.op == "placeholder":
-            if node.name == graph.input_name:
-                values[node] = example.clone()
-            elif node.name in graph.tensors:
-                values[node] = tensors[graph.tensors[node.name]].detach()
-            else:
-                values[node] = _like(graph.constants.get(node.name), example)
+            values[node] = _given(node, graph, tensors, example)
         elif node.op == "get_attr":
             values[node] = getattr(graph.module, str(node.target))
         elif node.op == "call_function":
@@ -130,6 +156,19 @@ def walk(
         else:
             values[node] = _resolved(node.args[0], values)
         yield node, values[node]
+        for used in node.all_input_nodes:
+            if last_user[used] is node:
+                values.pop(used, None)
+
+
+def _given(
+    node: fx.Node, graph: ExportedGraph, tensors: Mapping[str, Tensor], example: Tensor
+) -> Tensor | None:
+    if node.name == graph.input_name:
+        return example.clone()
+    if node.name in graph.tensors:
+        return tensors[graph.tensors[node.name]].detach()
+    return _like(graph.constants.get(node.name), example)
 
 
 def run_plain(node: fx.Node, values: Mapping[fx.Node, object]) -> object:

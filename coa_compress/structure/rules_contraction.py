@@ -153,13 +153,13 @@ def attention(call: Call) -> tuple[Dims, ...]:
     """Unite what scaled dot-product attention contracts.
 
     Without an explicit scale it divides by the root of the head width, which a cut would change:
-    the head width is frozen then.
+    the head width is frozen then, unless the call is rewritten with the scale that it has.
     """
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
     mask = call.operand("attn_mask")
     if call.arguments.get("enable_gqa") or call.arguments.get("dropout_p"):
         raise UnsupportedCallError(call.name)
-    if call.arguments.get("scale") is None:
+    if call.arguments.get("scale") is None and not call.rewritten:
         call.space.freeze(call.dims(query)[-1])
     _unite(call, [(query, -1), (key, -1)])
     _unite(call, [(key, -2), (value, -2)])

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from coa_compress.errors import StructureError
 from coa_compress.structure.calls import axis
 from coa_compress.structure.graph import arguments_of, is_tensor, operator_name, shape_of, words
 from coa_compress.structure.labels import Vector
@@ -15,6 +16,18 @@ from coa_compress.structure.propagation import LabeledGraph
 
 Literal = tuple[int, int, int]
 """An integer argument: its number among the integers of the call, old value, new value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a dimension: where it is, of how many, and the same among what is kept."""
+
+    start: int
+    length: int
+    size: int
+    before: int
+    through: int
+    left: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,22 +107,41 @@ class Selection:
         for index, value in enumerate(values):
             yield index, int(value.shape[along]), self.sizes(node, index)[along]
 
-    def _bound_literals(self, node: fx.Node) -> Iterator[Literal]:
+    def bounds(self, node: fx.Node) -> dict[str, object]:
+        """Return the new bounds of a call that takes or writes a part of its first operand."""
+        arguments = arguments_of(node)
+        if arguments.get("step") not in (None, 1):
+            return {}
+        part = self._part(node)
+        if part is None or (part.size == part.left and part.start == part.before):
+            return {}
+        if "length" in arguments:
+            return {"start": part.before, "length": part.through - part.before}
+        return {"start": part.before, "end": part.through}
+
+    def _part(self, node: fx.Node) -> _Part | None:
         arguments = arguments_of(node)
         operand = arguments["self"]
         if not isinstance(operand, fx.Node):
-            return
+            return None
         along = axis(_integer(arguments["dim"]), len(shape_of(operand)))
         part = arguments.get("src", node)
         size = shape_of(operand)[along]
         length = shape_of(part if isinstance(part, fx.Node) else node)[along]
         labels = self.labeled.known[operand][0][along]
         start = _integer(arguments.get("start"))
-        start = max(start + size, 0) if start < 0 else start
+        start = min(max(start + size, 0) if start < 0 else start, size)
         positions = np.arange(size) if labels is None else self.kept(labels).numpy()
         before = int((positions < start).sum())
         through = int((positions < start + length).sum())
-        left = len(positions)
+        return _Part(start, length, size, before, through, len(positions))
+
+    def _bound_literals(self, node: fx.Node) -> Iterator[Literal]:
+        part = self._part(node)
+        if part is None:
+            return
+        start, length, size = part.start, part.length, part.size
+        before, through, left = part.before, part.through, part.left
         yield -1, start, before
         yield -1, start + length, through
         yield -1, start - size, before - left
@@ -148,6 +180,37 @@ _SHAPED = frozenset(
     )
 )
 _SPLITS = frozenset(words("split split_with_sizes"))
+
+
+def selection_of_slices(
+    labeled: LabeledGraph, slices: Mapping[str, Mapping[int, Tensor]]
+) -> Selection:
+    """Return the choice of channels that leaves certain positions of parameters and buffers.
+
+    Args:
+        labeled: The labels of a network, at any input size.
+        slices: Kept positions of each cut dimension of each cut parameter and buffer.
+
+    Raises:
+        StructureError: If no choice of channels leaves exactly these.
+    """
+    dead = np.zeros(labeled.space.count, dtype=np.bool_)
+    for name, dims in slices.items():
+        for dim, kept in dims.items():
+            labels = labeled.tensors[name][dim] if name in labeled.tensors else None
+            if labels is not None:
+                gone = np.ones(len(labels), dtype=np.bool_)
+                gone[kept.cpu().numpy()] = False
+                dead[labeled.space.roots(labels[gone])] = True
+    dead[0] = False  # what is frozen never goes: the comparison below then fails
+    selection = Selection(labeled, dead)
+    found = selection.tensor_slices()
+    for name, dims in slices.items():
+        own = found.get(name, {})
+        if any(dim not in own or not torch.equal(own[dim], kept) for dim, kept in dims.items()):
+            message = f"the kept channels of {name!r} cannot be kept alone at this input size"
+            raise StructureError(message)
+    return selection
 
 
 def dead_labels(

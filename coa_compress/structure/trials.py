@@ -11,9 +11,10 @@ from torch.utils import _pytree as pytree
 
 from coa_compress.errors import StructureError
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.structure.graph import FAILURES, evaluation_copy, first_line
+from coa_compress.structure.graph import FAILURES, evaluation_copy, first_line, output_nodes
 from coa_compress.structure.rebuild import named_tensors, replace_tensors_
 from coa_compress.structure.reference import double_precision, doubled_copy, run_reference
+from coa_compress.structure.selection import Selection
 
 TOLERANCE = 1e-9
 """Largest relative error in double precision of a cut that counts as exact."""
@@ -67,7 +68,7 @@ def inexact_groups(structure: ExportedStructure, example: Tensor) -> list[str]:
         StructureError: If the uncut network does not do in double precision what its graph does.
     """
     names = [group.name for group in structure.groups]
-    probe = structure.with_model(_stirred(structure.model))
+    probe = structure.with_model(stirred(structure.model))
     bad = _culprits(probe, names, example)
     if len(bad) == len(names) and not _exact(probe, [], example):
         message = f"{type(structure.model).__name__} does not compute in double precision what its "
@@ -80,17 +81,17 @@ def inexact_groups(structure: ExportedStructure, example: Tensor) -> list[str]:
     return [name for name in names if name not in left]
 
 
-def _stirred(model: nn.Module) -> nn.Module:
+def stirred(model: nn.Module) -> nn.Module:
     """Return a copy whose constant parameters and statistics vary, so that no channel is idle."""
-    stirred = copy.deepcopy(model)
+    changed = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for tensor in {id(t): t for t in named_tensors(stirred).values()}.values():
+        for tensor in {id(t): t for t in named_tensors(changed).values()}.values():
             if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.min() < tensor.max():
                 continue
             noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
             tensor.add_((noise * 0.5 + 0.1).to(tensor))
-    return stirred
+    return changed
 
 
 def _culprits(structure: ExportedStructure, names: Sequence[str], example: Tensor) -> list[str]:
@@ -144,19 +145,24 @@ def _fits_any_widths(structure: ExportedStructure, names: Sequence[str], example
     network = evaluation_copy(structure.model)
     # unlike Module.to, this keeps a tensor with two names one tensor
     replace_tensors_(network, {n: t.to("meta") for n, t in named_tensors(network).items()})
-    expected = _shapes_of(network, example)
-    if expected is None:
+    if _shapes_of(network, example) is None:
         network = structure.model
-        expected = _shapes_of(network, example)
     moved = structure.with_model(network)
     for bit in range(max(1, (len(names) - 1).bit_length())):
         kept = {
             name: torch.arange(_trial_width(structure.widths[name], wide=bool(number >> bit & 1)))
             for number, name in enumerate(names)
         }
+        expected = output_shapes(structure.selection(kept))
         if _shapes_of(moved.cut(kept).student, example) != expected:
             return False
     return True
+
+
+def output_shapes(selection: Selection) -> list[tuple[int, ...]]:
+    """Return the shape of every tensor that a cut network returns."""
+    (last,) = (node for node in selection.labeled.graph.nodes if node.op == "output")
+    return [tuple(selection.sizes(node)) for node in output_nodes(last)]
 
 
 def _trial_width(size: int, *, wide: bool) -> int:
@@ -165,8 +171,8 @@ def _trial_width(size: int, *, wide: bool) -> int:
     return max(narrow + 1, 2 * size // 3) if wide else narrow
 
 
-def _shapes_of(model: nn.Module, example: Tensor) -> list[torch.Size] | None:
+def _shapes_of(model: nn.Module, example: Tensor) -> list[tuple[int, ...]] | None:
     parameter = next(model.parameters(), example)
     with torch.no_grad():
         outputs = outputs_of(model.eval(), example.to(parameter.device))
-    return None if outputs is None else [output.shape for output in outputs]
+    return None if outputs is None else [tuple(output.shape) for output in outputs]
