@@ -43,16 +43,10 @@ class Score:
     def run(self, state: State, context: Context) -> State:
         """Return the state with a score for each channel."""
         structure = context.structure(state.teacher)
-
-        def loss(output: Tensor, batch: Batch) -> Tensor:
-            if batch.target is None:
-                return output.square().mean()
-            return torch.nn.functional.mse_loss(output, batch.target)
-
         scorer = SCORERS.get(self.settings.scorer)
         teacher = state.teacher.to(context.device)
-        scores = scorer(teacher, structure.groups, context.calibration(), loss)
-        return replace(state, scores=scores)
+        scores = scorer(teacher, structure.groups, context.calibration(), calibration_loss)
+        return replace(state, scores=scores, scorer=self.settings.scorer)
 
     def save(self, state: State, folder: Path) -> None:
         """Write the scores."""
@@ -60,4 +54,12 @@ class Score:
 
     def load(self, state: State, folder: Path) -> State:
         """Return the state with the scores of the file."""
-        return replace(state, scores=load_tensors(folder / "scores.safetensors"))
+        scores = load_tensors(folder / "scores.safetensors")
+        return replace(state, scores=scores, scorer=self.settings.scorer)
+
+
+def calibration_loss(output: Tensor, batch: Batch) -> Tensor:
+    """Return the mean squared error against the truth, or the mean square where there is none."""
+    if batch.target is None:
+        return output.square().mean()
+    return torch.nn.functional.mse_loss(output, batch.target)
