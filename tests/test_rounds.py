@@ -6,11 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import Plain, seeded, small_recipe
 from torch import nn
 
+import coa_compress
 from coa_compress.allocation.allocate import make_allocation
 from coa_compress.artifacts import Budget
-from coa_compress.errors import BudgetError, SettingError
+from coa_compress.compressor import Compressor
+from coa_compress.errors import BudgetError, RecipeError, SettingError
 from coa_compress.rounds import RoundSteps, allocate_in_rounds, groups_after
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.structure.analysis import analyze
@@ -144,3 +147,32 @@ def test_bad_rounds_and_budgets_are_errors(structure):
     tight = replace(budget, keep_macs=0.0001)
     with pytest.raises(BudgetError, match="cannot keep"):
         allocate_in_rounds(structure, scores, tight, steps_of(structure), rounds=1)
+
+
+def test_a_run_in_two_rounds_saves_opens_and_resumes_as_any_other(tmp_path):
+    teacher = seeded(lambda: Plain(16)).eval()
+    recipe = small_recipe(stages__allocate__rounds=2, stages__score__scorer="magnitude")
+
+    result = Compressor(teacher, recipe=recipe, out=tmp_path / "run").run()
+    again = Compressor(teacher, recipe=recipe, out=tmp_path / "run").run()
+
+    image = torch.rand(1, 3, 16, 16)
+    opened = coa_compress.load(tmp_path / "run" / "student", model=teacher)
+    assert torch.equal(opened(image), result.student(image))
+    assert torch.equal(again.student(image), result.student(image))
+    macs = result.report.measurements
+    assert macs["student"]["macs"] <= 0.6 * macs["teacher"]["macs"]
+
+
+def test_a_stage_that_is_changed_after_the_scores_were_read_back_goes_on_with_them(tmp_path):
+    teacher = seeded(lambda: Plain(16)).eval()
+    for rounds in (1, 2):
+        recipe = small_recipe(stages__allocate__rounds=rounds)
+        result = Compressor(teacher, recipe=recipe, out=tmp_path / "run").run()
+
+    assert result.report.stage_seconds["allocate"] > 0
+
+
+def test_rounds_in_a_recipe_have_a_range():
+    with pytest.raises(RecipeError, match="rounds"):
+        small_recipe(stages__allocate__rounds=0)

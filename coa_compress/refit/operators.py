@@ -56,9 +56,10 @@ class Convolution:
         if not slices:
             return None
         a_group = shape[0] // self.groups
-        groups = torch.unique(slices.get(0, torch.arange(shape[0])) // a_group)
+        groups: Tensor = torch.unique(slices.get(0, torch.arange(shape[0])) // a_group)
         within = slices.get(1, torch.arange(shape[1]))
-        return (groups[:, None] * shape[1] + within).flatten()
+        outputs: Tensor = groups[:, None] * shape[1] + within
+        return outputs.flatten()
 
     def matrices(self, weight: Tensor) -> Tensor:
         """Return the weight as one matrix a group, shape ``(groups, features, outputs)``.
