@@ -238,7 +238,7 @@ def effort(positions: int, groups: int, features: int, *, max_memory_mb: float) 
     >>> effort(4096, 1, 576, max_memory_mb=512)
     Effort(positions=4096, multiplied_out=True)
     >>> effort(4096, 1, 36864, max_memory_mb=512)
-    Effort(positions=2448, multiplied_out=False)
+    Effort(positions=1609, multiplied_out=False)
     """
     memory = max_memory_mb * 2**20
     # two Gram matrices, and two factors that are made of one
