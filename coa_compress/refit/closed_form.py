@@ -5,57 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from coa_compress.artifacts import Batch, Cut
 from coa_compress.errors import SettingError
 from coa_compress.profiling.modes import evaluating
 from coa_compress.protocols import Progress, no_progress
-from coa_compress.refit.linear_maps import (
-    LinearMap,
-    add_to_weight_,
-    input_rows,
-    is_linear_map,
-    weight_matrices,
-)
+from coa_compress.refit.layers import LayerRefit, refit_layer_
 from coa_compress.refit.plan import plan_layers
-from coa_compress.refit.sampling import Sample, input_of, portions_of, values_at
-from coa_compress.refit.solve import best_update
-from coa_compress.refit.statistics import (
-    Moments,
-    Norm,
-    has_statistics,
-    moved_statistics,
-    normalize_rows,
-    running_statistics,
-    set_statistics_,
-)
-from coa_compress.refit.targets import Targets, add_moments_, observe_teacher
+from coa_compress.refit.sampling import portions_of
+from coa_compress.refit.solve import effort
+from coa_compress.refit.targets import observe_teacher
 
 _PULLS = (1.0, 1e2, 1e4)
 """Strengths of the pull that are tried on each layer, relative to the one asked for."""
-_LEAST_GAIN = 1e-3
-"""A layer is changed only if its error falls by at least this part."""
-_ROUNDING = 1e-10
-"""Relative squared errors below this are rounding in single precision."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRefit:
-    """What became of one layer.
-
-    Args:
-        path: The layer.
-        error_before: Mean squared error against the teacher on held-out positions, relative to
-            the variance of the teacher's output there; all layers before it are refitted already.
-        error_after: The same with the new weights.
-        accepted: Whether the new weights are used: whether the error fell.
-    """
-
-    path: str
-    error_before: float
-    error_after: float
-    accepted: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,13 +36,14 @@ class RefitResult:
     skipped: Mapping[str, str]
 
 
-def refit(
+def refit(  # noqa: PLR0913 - each is a setting of its own
     teacher: nn.Module,
     cut: Cut,
     batches: Sequence[Batch],
     *,
     ridge: float = 1e-4,
     positions: int = 4096,
+    max_memory_mb: float = 1024.0,
     progress: Progress = no_progress,
 ) -> RefitResult:
     """Return a copy of the student whose layers reproduce what they computed in the teacher.
@@ -91,11 +55,14 @@ def refit(
     Luo et al. 2017, arXiv:1707.06342). Layers go in the order of execution, so that each one
     also corrects what the ones before it could not. The penalty pulls towards the present weights;
     where positions are few for the number of weights, a stronger one judges better and is taken.
-    Running statistics of batch normalizations follow in the same order.
+    Running statistics of batch normalizations follow in the same order, and so do factor and
+    constant of the normalizations that measure their input themselves.
 
     A fifth of the examples judges: a layer keeps its weights unless the error there falls.
-    Convolutions (any padding, stride, dilation, groups), transposed convolutions and linear layers
-    are refitted; layers that run more than once, or share their weight, are not.
+    What is refitted is found where it is called, in layers and in plain code: convolutions and
+    transposed convolutions in one to three dimensions (any padding, stride, dilation, groups),
+    linear layers, matrix products and einsum with a parameter. All calls of one weight are
+    fitted together.
 
     Args:
         teacher: The network before the cut; unchanged.
@@ -104,6 +71,8 @@ def refit(
         ridge: Strength of the pull, relative to the mean square of a feature; from 0. A hundred
             and ten thousand times as much are tried too.
         positions: Most positions that are sampled of each layer's output.
+        max_memory_mb: What the sampled rows and the matrices of one layer may take, in MiB;
+            where features are many, positions are fewer.
         progress: Called after each layer.
 
     Raises:
@@ -122,22 +91,29 @@ def refit(
     >>> torch.allclose(fitted(image), net(image), atol=1e-4)
     True
     """
-    _check(batches, ridge=ridge, positions=positions)
+    _check(batches, ridge=ridge, positions=positions, max_memory_mb=max_memory_mb)
     student = copy.deepcopy(cut.student)
     if not cut.slices:
         return RefitResult(student, (), {})
     with torch.no_grad(), evaluating(student):
         reference = copy.deepcopy(teacher).eval()
         plan = plan_layers(reference, student, cut, batches[0].input)
-        targets = observe_teacher(reference, plan, portions_of(batches, positions))
+        efforts = {
+            layer.path: effort(positions, *layer.system, max_memory_mb=max_memory_mb)
+            for layer in plan.layers
+        }
+        targets = observe_teacher(
+            reference, plan, portions_of(batches), {p: e.positions for p, e in efforts.items()}
+        )
         layers: list[LayerRefit] = []
-        for path in plan.paths:
-            layers.append(_refit_layer_(student, path, targets, ridge))
-            progress(len(layers), len(plan.paths), {"error": layers[-1].error_after})
+        ridges = [ridge * factor for factor in _PULLS]
+        for layer in plan.layers:
+            layers.append(refit_layer_(student, layer, targets, efforts[layer.path], ridges))
+            progress(len(layers), len(plan.layers), {"error": layers[-1].error_after})
     return RefitResult(student, tuple(layers), plan.skipped)
 
 
-def _check(batches: Sequence[Batch], *, ridge: float, positions: int) -> None:
+def _check(batches: Sequence[Batch], *, ridge: float, positions: int, max_memory_mb: float) -> None:
     if sum(len(batch.input) for batch in batches) == 0:
         message = "no example to refit with: give at least one calibration batch"
         raise SettingError(message)
@@ -147,75 +123,6 @@ def _check(batches: Sequence[Batch], *, ridge: float, positions: int) -> None:
     if positions < 1:
         message = f"positions must be at least 1, got {positions}"
         raise SettingError(message)
-
-
-def _refit_layer_(student: nn.Module, path: str, targets: Targets, ridge: float) -> LayerRefit:
-    module = student.get_submodule(path)
-    if is_linear_map(module):
-        return _refit_map_(student, path, module, targets, ridge)
-    if has_statistics(module):
-        return _refit_norm_(student, path, module, targets)
-    message = f"layer {path!r} is a {type(module).__name__}, which cannot be refitted"
-    raise TypeError(message)
-
-
-def _refit_map_(
-    student: nn.Module, path: str, module: LinearMap, targets: Targets, ridge: float
-) -> LayerRefit:
-    samples = targets.samples[path]
-    rows = torch.cat(
-        [
-            input_rows(module, input_of(student, path, portion.batch.input), s.rows, s.size)
-            for portion, s in zip(targets.portions, samples, strict=True)
-        ],
-        dim=1,
-    ).double()
-    wanted, held = _wanted(samples)
-    matrices = weight_matrices(module).double()
-    present = (rows @ matrices).movedim(0, 1).flatten(1)
-    if module.bias is not None:
-        present = present + module.bias.double()
-    residual = (wanted - present).reshape(len(wanted), len(rows), -1).movedim(1, 0)
-    best = best_update(
-        rows,
-        residual,
-        held,
-        ridges=[ridge * factor for factor in _PULLS],
-        intercept=module.bias is not None,
-    )
-    verdict = _verdict(path, residual[:, held], best.left, wanted[held])
-    if verdict.accepted:
-        add_to_weight_(module, best.update, None if best.shift is None else best.shift.flatten())
-    return verdict
-
-
-def _refit_norm_(student: nn.Module, path: str, module: Norm, targets: Targets) -> LayerRefit:
-    sums: dict[str, Moments] = {}
-    found = []
-    for portion, sample in zip(targets.portions, targets.samples[path], strict=True):
-        given = input_of(student, path, portion.batch.input)
-        add_moments_(sums, path, portion.fitting_part(given))
-        found.append(values_at(given, sample.rows, last=False)[sample.held])
-    rows = torch.cat(found)
-    wanted, held = _wanted(targets.samples[path])
-    moved = moved_statistics(module, targets.inputs[path], sums[path])
-    before = wanted[held] - normalize_rows(module, rows, *running_statistics(module))
-    after = wanted[held] - normalize_rows(module, rows, *moved)
-    verdict = _verdict(path, before, after, wanted[held])
-    if verdict.accepted:
-        set_statistics_(module, *moved)
-    return verdict
-
-
-def _wanted(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    values = torch.cat([sample.values for sample in samples]).double()
-    return values, torch.cat([sample.held for sample in samples])
-
-
-def _verdict(path: str, before: Tensor, after: Tensor, wanted: Tensor) -> LayerRefit:
-    spread = float(wanted.var(dim=0, correction=0).mean())
-    scale = spread if spread > 0 else 1.0
-    error_before = float(before.square().mean()) / scale
-    error_after = float(after.square().mean()) / scale
-    fell = error_before > _ROUNDING and error_after < (1 - _LEAST_GAIN) * error_before
-    return LayerRefit(path, error_before, error_after, fell)
+    if max_memory_mb <= 0:
+        message = f"max_memory_mb must be above 0, got {max_memory_mb}"
+        raise SettingError(message)

@@ -1,14 +1,17 @@
 """What the teacher computes, observed once, at a bounded number of positions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from coa_compress.refit.plan import Plan
-from coa_compress.refit.sampling import Portion, Sample, channels_last, sample_output, visited
-from coa_compress.refit.statistics import Moments, has_statistics, moments
+from coa_compress.refit.calls import Call, Watch
+from coa_compress.refit.operators import Statistics, size_of, values_at
+from coa_compress.refit.plan import Layer, Plan
+from coa_compress.refit.sampling import Portion, Sample
+from coa_compress.refit.statistics import Moments, moments
+from coa_compress.refit.tracing import Ledger, RunId
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,39 +20,61 @@ class Targets:
 
     Args:
         portions: The calibration batches.
-        samples: Outputs of each layer, one sample a batch, kept channels only.
-        inputs: Moments of the input of each batch normalization, kept channels only.
+        samples: What each run should return, one sample a batch, kept channels only.
+        inputs: Moments of the input of each normalization, kept channels only, by path.
     """
 
     portions: Sequence[Portion]
-    samples: Mapping[str, list[Sample]] = field(default_factory=dict)
-    inputs: Mapping[str, Moments] = field(default_factory=dict)
+    samples: Mapping[RunId, list[Sample]]
+    inputs: Mapping[str, Moments]
 
 
-def observe_teacher(teacher: nn.Module, plan: Plan, portions: Sequence[Portion]) -> Targets:
+@torch.no_grad()
+def observe_teacher(
+    teacher: nn.Module, plan: Plan, portions: Sequence[Portion], positions: Mapping[str, int]
+) -> Targets:
     """Return the outputs of the teacher at random positions; always the same ones.
 
     Args:
         teacher: In evaluation mode.
         plan: The layers.
         portions: The calibration batches.
+        positions: How many positions of each layer, by path, over all its runs and batches.
     """
     generator = torch.Generator().manual_seed(0)
-    samples: dict[str, list[Sample]] = {path: [] for path in plan.paths}
+    by_run = {run: layer for layer in plan.layers for run in layer.runs}
+    samples: dict[RunId, list[Sample]] = {run: [] for run in by_run}
     inputs: dict[str, Moments] = {}
     for portion in portions:
+        ledger = Ledger(teacher)
 
-        def observe(path: str, given: Tensor, output: Tensor, portion: Portion = portion) -> None:
-            module, kept = teacher.get_submodule(path), plan.kept[path]
-            last = channels_last(module)
-            sample = sample_output(output, portion, last=last, generator=generator)
-            samples[path].append(sample if kept is None else sample.of_channels(kept))
-            if has_statistics(module):
-                add_moments_(inputs, path, portion.fitting_part(given), kept)
+        def visit(call: Call, portion: Portion = portion, ledger: Ledger = ledger) -> None:
+            run = ledger.enter(call)
+            layer = by_run.get(run)
+            if layer is None:
+                return
+            count = max(1, positions[layer.path] // len(layer.runs))
+            samples[run].append(_sample(call, layer, portion, count, generator))
+            if isinstance(layer.operator, Statistics):
+                add_moments_(inputs, layer.path, portion.fitting_part(call.given()), layer.kept)
 
-        with visited(teacher, plan.paths, observe):
+        with Watch(visit):
             teacher(portion.batch.input)
     return Targets(portions, samples, inputs)
+
+
+def _sample(
+    call: Call, layer: Layer, portion: Portion, count: int, generator: torch.Generator
+) -> Sample:
+    dim = call.operator.channel_dim
+    size = size_of(call.output, dim)
+    places = portion.places(size, count, generator)
+    values = _kept(values_at(call.output, places, dim), layer.kept)
+    return Sample(places, size, portion.held(places, size), values.double())
+
+
+def _kept(values: Tensor, kept: Tensor | None) -> Tensor:
+    return values if kept is None else values[:, kept.to(values.device)]
 
 
 def add_moments_(

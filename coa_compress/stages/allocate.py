@@ -1,7 +1,11 @@
 """Choose the widths of the student."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
+
+from torch import nn
 
 from coa_compress.allocation.allocate import (
     DEFAULT_ALLOCATOR,
@@ -11,12 +15,28 @@ from coa_compress.allocation.allocate import (
 from coa_compress.allocation.catalog import ALLOCATORS
 from coa_compress.allocation.closed_loop import LoopRules, allocate_measured
 from coa_compress.allocation.space import width_space
-from coa_compress.artifacts import Allocation, Budget, MeasuredLimit
+from coa_compress.artifacts import (
+    Allocation,
+    Budget,
+    ChannelGroup,
+    Curves,
+    Cut,
+    MeasuredLimit,
+    Scores,
+)
 from coa_compress.checkpoint import load_tensors, save_tensors
+from coa_compress.costs import CostModel
+from coa_compress.errors import SettingError
+from coa_compress.refit.closed_form import refit
+from coa_compress.rounds import RoundSteps, allocate_in_rounds
+from coa_compress.scoring.catalog import SCORERS
 from coa_compress.settings import Fraction, PositiveFloat, PositiveInt, check_ranges
 from coa_compress.stages.files import read_json, write_json
 from coa_compress.stages.limits import Place, limited_costs, measurer
+from coa_compress.stages.score import squared_error
 from coa_compress.stages.state import Context, State, needed
+
+Groups: TypeAlias = Sequence[ChannelGroup]
 
 _MARGINS = {"latency": 0.02, "memory": 0.0}
 """Part of a measured limit that stays free; peak memory is the same every time, on the CPU."""
@@ -42,6 +62,8 @@ class AllocateSettings:
         latency_table: File that ``coa-compress profile --table`` wrote; None builds the table.
         latency_rounds: Timed passes of each student and the teacher, in turns.
         students: Most students that are built and measured.
+        rounds: In how many rounds the budget is reached; each one cuts a part, refits the
+            student, and scores its channels for the next.
 
     Raises:
         BudgetError: If no limit is given.
@@ -60,11 +82,18 @@ class AllocateSettings:
     latency_table: str | None = None
     latency_rounds: PositiveInt = 15
     students: PositiveInt = 8
+    rounds: PositiveInt = 1
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        budget = self.budget()
+        if self.rounds > 1 and (budget.limits_latency or budget.limits_memory):
+            message = (
+                f"AllocateSettings.rounds is {self.rounds}, but latency and memory are limited "
+            )
+            message += "in one round: use keep_macs or keep_params, or rounds: 1"
+            raise SettingError(message)
         ALLOCATORS.get(self.allocator)
-        self.budget()
 
     def budget(self) -> Budget:
         """Return the limits alone."""
@@ -115,8 +144,8 @@ class Allocate:
         costs = limited_costs(place, budget, table, context.progress)
 
         def choose(within: Budget) -> Allocation:
-            name = settings.allocator
-            return make_allocation(structure.groups, scores, costs, within, name, curves=curves)
+            steps = self._steps(state, context, costs)
+            return allocate_in_rounds(structure, scores, within, steps, rounds=settings.rounds)
 
         if measure and (budget.limits_latency or budget.limits_memory):
             narrowest = narrowest_allocation(structure.groups, scores, costs, budget, curves=curves)
@@ -132,6 +161,24 @@ class Allocate:
         else:
             allocation = choose(budget)
         return replace(state, allocation=allocation, budget=budget)
+
+    def _steps(self, state: State, context: Context, costs: CostModel) -> RoundSteps:
+        # curves are of the whole teacher: they say nothing about what earlier rounds have left
+        curves: Curves | None = state.curves if self.settings.rounds == 1 else None
+
+        def allocate(groups: Groups, scores: Scores, budget: Budget) -> Allocation:
+            name = self.settings.allocator
+            return make_allocation(groups, scores, costs, budget, name, curves=curves)
+
+        def refitted(cut: Cut) -> nn.Module:
+            cut = replace(cut, student=cut.student.to(context.device))
+            return refit(state.teacher.to(context.device), cut, context.calibration()).student
+
+        def score(model: nn.Module, groups: Groups) -> Scores:
+            scorer = SCORERS.get(state.scorer)
+            return scorer(model, groups, context.calibration(), squared_error)
+
+        return RoundSteps(score=score, allocate=allocate, refit=refitted)
 
     def save(self, state: State, folder: Path) -> None:
         """Write which channels stay, and what that costs."""

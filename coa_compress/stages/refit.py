@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coa_compress.refit.closed_form import refit
-from coa_compress.settings import NonNegativeFloat, PositiveInt, check_ranges
+from coa_compress.settings import NonNegativeFloat, PositiveFloat, PositiveInt, check_ranges
 from coa_compress.stages.files import load_network, read_json, save_network, write_json
 from coa_compress.stages.state import Context, State, needed
 
@@ -16,10 +16,13 @@ class RefitSettings:
     Args:
         ridge: Strength of the pull to the present weights, relative to the features.
         positions: Positions that are sampled of each layer's output.
+        max_memory_mb: Most memory for the rows and matrices of one layer, in MiB; where
+            features are many, positions are fewer.
     """
 
     ridge: NonNegativeFloat = 1e-4
     positions: PositiveInt = 4096
+    max_memory_mb: PositiveFloat = 1024.0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -48,12 +51,14 @@ class Refit:
             context.calibration(),
             ridge=self.settings.ridge,
             positions=self.settings.positions,
+            max_memory_mb=self.settings.max_memory_mb,
             progress=context.progress,
         )
         accepted = sum(layer.accepted for layer in result.layers)
         note = f"refit: {accepted} of {len(result.layers)} layers were improved"
         if result.skipped:
-            note += f", {len(result.skipped)} left alone ({', '.join(list(result.skipped)[:3])})"
+            reasons = [f"{path}: {reason}" for path, reason in result.skipped.items()]
+            note += f", {len(reasons)} left alone ({'; '.join(reasons[:3])})"
         return replace(state, student=result.student, notes=(*state.notes, note))
 
     def save(self, state: State, folder: Path) -> None:

@@ -72,7 +72,7 @@ class Score:
         batches = context.calibration()
         scores = scorer(teacher, structure.groups, batches, squared_error)
         if not self.settings.curves:
-            return replace(state, scores=scores)
+            return replace(state, scores=scores, scorer=self.settings.scorer)
         curves = measure_curves(
             teacher,
             structure,
@@ -81,7 +81,7 @@ class Score:
             plan=CurvePlan(n_widths=self.settings.curves, refit=self.settings.refit_curves),
             progress=context.progress,
         )
-        return replace(state, scores=scores, curves=curves)
+        return replace(state, scores=scores, curves=curves, scorer=self.settings.scorer)
 
     def save(self, state: State, folder: Path) -> None:
         """Write the scores and the curves."""
@@ -95,10 +95,10 @@ class Score:
         """Return the state with the scores and the curves of the files."""
         scores = load_tensors(folder / "scores.safetensors")
         if not self.settings.curves:
-            return replace(state, scores=scores)
+            return replace(state, scores=scores, scorer=self.settings.scorer)
         found = read_json(folder / "curves.json")["curves"]
         curves = {
             name: SensitivityCurve(tuple(curve["widths"]), tuple(curve["losses"]))
             for name, curve in found.items()
         }
-        return replace(state, scores=scores, curves=curves)
+        return replace(state, scores=scores, curves=curves, scorer=self.settings.scorer)

@@ -33,6 +33,7 @@ class State:
     Args:
         teacher: The network that is compressed; never changed after training.
         scores: Importance of each channel.
+        scorer: Name of the scorer that the scores come from.
         curves: Measured sensitivity of each group, or None when it was not measured.
         budget: What the allocation had to meet.
         allocation: Which channels stay.
@@ -48,6 +49,7 @@ class State:
 
     teacher: nn.Module
     scores: Scores | None = None
+    scorer: str = ""
     curves: Curves | None = None
     budget: Budget | None = None
     allocation: Allocation | None = None

@@ -1,0 +1,150 @@
+"""Iterative allocation: cut a part, refit, score what is left anew, and go on to the budget."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from coa_compress.artifacts import Allocation, Budget, ChannelGroup, Cut, Member, Scores
+from coa_compress.costs import CostFunction
+from coa_compress.errors import SettingError
+from coa_compress.protocols import Structure
+
+
+class _Score(Protocol):
+    def __call__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> Scores:
+        """Return a score for each channel of each group of a network."""
+
+
+class _Allocate(Protocol):
+    def __call__(
+        self, groups: Sequence[ChannelGroup], scores: Scores, budget: Budget
+    ) -> Allocation:
+        """Return the channels that stay."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundSteps:
+    """What is done in each round.
+
+    Args:
+        score: Scores the channels of a network, given its groups.
+        allocate: Chooses channels within a budget, relative to the widths of the groups given.
+        refit: Returns the student of a cut with its layers refitted to the teacher.
+    """
+
+    score: _Score
+    allocate: _Allocate
+    refit: Callable[[Cut], nn.Module]
+
+
+def allocate_in_rounds(
+    structure: Structure, scores: Scores, budget: Budget, steps: RoundSteps, *, rounds: int
+) -> Allocation:
+    """Return the channels that stay after several rounds of cut, refit and new scores.
+
+    What a channel is worth depends on what is left beside it. Each round keeps the same fraction
+    of the round before, cuts the teacher at what all rounds chose together, refits that student,
+    and scores its channels for the next round (iterative pruning, Molchanov et al. 2017,
+    arXiv:1611.06440, with the closed-form refit in the place of training). Cuts are always of the
+    teacher, so that the last allocation says it all.
+
+    Args:
+        structure: Of the teacher.
+        scores: Of the teacher's channels.
+        budget: What the last round meets.
+        steps: What is done in each round.
+        rounds: From 1, which is the allocation alone.
+
+    Raises:
+        SettingError: If there is no round.
+        BudgetError: If the budget cannot be met.
+
+    >>> allocate_in_rounds(None, {}, Budget(keep_macs=0.5), None, rounds=0)
+    Traceback (most recent call last):
+    coa_compress.errors.SettingError: rounds must be at least 1, got 0
+    """
+    if rounds < 1:
+        message = f"rounds must be at least 1, got {rounds}"
+        raise SettingError(message)
+    groups = tuple(structure.groups)
+    full = {group.name: torch.arange(group.n_channels) for group in groups}
+    kept, left, found = full, groups, None
+    for number in range(1, rounds + 1):
+        if found is not None:
+            cut = structure.cut(kept)
+            left = groups_after(groups, kept, cut)
+            scores = steps.score(steps.refit(cut), left)
+        now = _within(budget, structure, kept, part=number / rounds)
+        if now is None:
+            continue
+        found = steps.allocate(left, scores, now)
+        kept = {name: kept[name][channels] for name, channels in found.kept.items()}
+    if found is None:
+        return steps.allocate(groups, scores, budget)
+    return _of_teacher(found, kept, structure)
+
+
+def _within(
+    budget: Budget, structure: Structure, kept: Mapping[str, Tensor], *, part: float
+) -> Budget | None:
+    """Return the budget of a round relative to the widths before it; None if it asks nothing."""
+    present = {name: len(channels) for name, channels in kept.items()}
+    full = {group.name: group.n_channels for group in structure.groups}
+    costs = structure.costs
+
+    def relative(keep: float | None, cost: CostFunction) -> float | None:
+        return None if keep is None else min(1.0, keep**part * cost(full) / max(cost(present), 1))
+
+    macs = relative(budget.keep_macs, costs.macs)
+    params = relative(budget.keep_params, costs.params)
+    if all(keep is None or keep == 1 for keep in (macs, params)):
+        return None
+    return replace(budget, keep_macs=macs, keep_params=params)
+
+
+def groups_after(
+    groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor], cut: Cut
+) -> tuple[ChannelGroup, ...]:
+    """Return the channel groups as they are in the student.
+
+    Args:
+        groups: Of the teacher.
+        kept: Channels that stay, by group name; groups not named stay whole.
+        cut: The cut at these channels.
+
+    >>> member = Member("a.weight", 0, "output", torch.arange(4)[:, None])
+    >>> cut = Cut(nn.Identity(), {"a.weight": {0: torch.tensor([1, 3])}}, ())
+    >>> (group,) = groups_after([ChannelGroup("a", 4, (member,))], {"a": torch.tensor([1, 3])}, cut)
+    >>> group.n_channels, group.members[0].positions.flatten().tolist()
+    (2, [0, 1])
+    """
+    return tuple(
+        replace(
+            group,
+            n_channels=len(kept.get(group.name, torch.arange(group.n_channels))),
+            members=tuple(_after(member, kept.get(group.name), cut) for member in group.members),
+        )
+        for group in groups
+    )
+
+
+def _after(member: Member, channels: Tensor | None, cut: Cut) -> Member:
+    positions = member.positions if channels is None else member.positions[channels]
+    left = cut.slices.get(member.tensor, {}).get(member.dim)
+    if left is None:
+        return replace(member, positions=positions)
+    return replace(member, positions=torch.searchsorted(left.to(positions), positions))
+
+
+def _of_teacher(last: Allocation, kept: Mapping[str, Tensor], structure: Structure) -> Allocation:
+    full = {group.name: group.n_channels for group in structure.groups}
+    return replace(
+        last,
+        kept=kept,
+        teacher_widths=full,
+        teacher_macs=structure.costs.macs(full),
+        teacher_params=structure.costs.params(full),
+    )
