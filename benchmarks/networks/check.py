@@ -1,6 +1,6 @@
-"""PSNR of the published networks on test pairs, to see that architecture and weights belong together.
+"""PSNR of the published networks on test pairs: do architecture and weights belong together?
 
-    python -m benchmarks.networks.check DATA [--networks gcanet] [--images 20] [--splits sots_indoor]
+    python -m benchmarks.networks.check DATA [--networks gcanet] [--images 20] [--splits NAME ...]
 
 DATA holds ``weights/`` and ``test/``. Prints one line a network and split.
 """
@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path, nargs="?", default=default_data())
     parser.add_argument("--networks", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED))
-    parser.add_argument("--splits", nargs="+", default=["sots_indoor", "sots_outdoor", "real_pairs"])
+    parser.add_argument(
+        "--splits", nargs="+", default=["sots_indoor", "sots_outdoor", "real_pairs"]
+    )
     parser.add_argument("--images", type=int, help="most images of each split; all by default")
     arguments = parser.parse_args()
     if arguments.data is None:
