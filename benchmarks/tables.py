@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import frontier, model_card
+from benchmarks import frontier, model_card, prune
 from benchmarks.records import read_record, with_table
 from coa_compress.atomic import write_atomic
 
@@ -45,6 +45,7 @@ TABLES = (
         "teacher.json",
         model_card.render,
     ),
+    Table("prune", "docs/prune.md", "prune.json", prune.render),
 )
 """Every table that is made from a record."""
 

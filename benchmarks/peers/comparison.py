@@ -22,7 +22,6 @@ from coa_compress.training.settings import TrainingSettings
 
 _BATCH = 8
 _TRUTH = 0.2
-_NONE: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,8 +143,8 @@ def student_of(subject: Subject, row: Mapping[str, Any]) -> nn.Module:
     return pruned.student if fitted is None else fitted
 
 
-def distilled(subject: Subject, student: nn.Module, steps: int) -> dict[str, float]:
-    """Return the PSNR in dB of a student on every split after some steps of distillation.
+def distilled(subject: Subject, student: nn.Module, steps: int) -> dict[str, dict[str, float]]:
+    """Return the PSNR of a student, as ``Subject.psnr_db`` does, after some distillation.
 
     The loss is the L1 distance to the teacher's output and a fifth of that to the truth; all
     methods see the same batches.

@@ -55,7 +55,7 @@ def kept_positions(whole: Tensor, part: Tensor) -> dict[int, Tensor] | None:
         if old == new:
             chosen.append(np.arange(old))
             continue
-        along = np.unravel_index(places, whole.shape)[dim]
+        along = np.unravel_index(places, whole.shape)[dim].reshape(part.shape)
         rows = np.moveaxis(along, dim, 0).reshape(new, -1)
         chosen.append(np.array([np.bincount(row, minlength=old).argmax() for row in rows]))
     expected = whole.detach().cpu().numpy()[np.ix_(*chosen)] if chosen else None
@@ -70,9 +70,9 @@ def kept_positions(whole: Tensor, part: Tensor) -> dict[int, Tensor] | None:
 
 
 def _places(whole: NDArray[np.float64], part: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the flat position in the whole of each value of a part; 0 for what is not there."""
+    """Return the flat position in the whole of each value of a part, one-dimensional."""
     order = np.argsort(whole, axis=None, kind="stable")
     values = whole.reshape(-1)[order]
-    found = np.searchsorted(values, part).clip(max=len(values) - 1)
+    found = np.searchsorted(values, part.reshape(-1)).clip(max=len(values) - 1)
     places: NDArray[np.int64] = order[found]
     return places

@@ -27,7 +27,7 @@ def _teacher_tables(teacher: str, known: Mapping[str, Any], rows: Sequence[Row])
     for split, psnr in known["psnr"].items():
         lines = [_line(chosen, split, steps) for chosen in _grouped(rows)]
         title = f"Teacher `{teacher}`, {known['params'] / 1e6:.3f} M parameters: "
-        title += f"{psnr:.2f} dB on {known['images'][split]} images of `{split}`"
+        title += f"{psnr['truth']:.2f} dB on {known['images'][split]} images of `{split}`"
         parts.append(f"{title}\n\n{markdown_table(head, lines)}")
     failed = [f"`{r['method']}`: {r['error']}" for r in _first_of_each(rows) if r["error"]]
     if failed:
@@ -49,15 +49,26 @@ def _line(rows: Sequence[Row], split: str, steps: Sequence[int]) -> list[str]:
         f"{macs:.1%}{missed}",
         f"{statistics.mean(row['params_kept'] for row in good):.1%}",
         f"{statistics.mean(row['latency'] for row in good):.2f}",
-        _spread([row["psnr_one_shot"][split] for row in good]),
-        _spread([row["psnr_refitted"][split] for row in good if row["psnr_refitted"]]),
-        *[
-            _spread(
-                [r["psnr_distilled"][str(n)][split] for r in good if str(n) in r["psnr_distilled"]]
-            )
-            for n in steps
-        ],
+        *[_figure([_stage(row, stage) for row in good], split) for stage in _stages(steps)],
     ]
+
+
+def _stages(steps: Sequence[int]) -> list[str]:
+    return ["one_shot", "refitted", *map(str, steps)]
+
+
+def _stage(row: Row, stage: str) -> Mapping[str, Mapping[str, float]] | None:
+    found: Mapping[str, Mapping[str, float]] | None
+    found = row["psnr_distilled"].get(stage) if stage.isdigit() else row[f"psnr_{stage}"]
+    return found
+
+
+def _figure(values: Sequence[Mapping[str, Mapping[str, float]] | None], split: str) -> str:
+    there = [value[split] for value in values if value]
+    if not there:
+        return "-"
+    truth, teacher = (_spread([value[name] for value in there]) for name in ("truth", "teacher"))
+    return f"{truth} ({teacher})"
 
 
 def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
@@ -72,8 +83,6 @@ def _first_of_each(rows: Sequence[Row]) -> list[Row]:
 
 
 def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
     mean = f"{statistics.mean(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
@@ -84,7 +93,8 @@ def _caption(record: Mapping[str, Any]) -> str:
         f", the middle {settings['crop']} x {settings['crop']} of each" if settings["crop"] else ""
     )
     return (
-        f"PSNR in dB on held-out pairs{cut}. One-shot: as the method returns it, untrained. "
+        f"PSNR in dB on held-out pairs{cut}: against the truth, and in brackets against the "
+        "teacher's output. One-shot: as the method returns it, untrained. "
         "Refitted: after our closed-form refit, for other libraries too where what they kept can "
         "be told from the weights. Steps: after that many equal steps of distillation, ours from "
         "the refitted student, the others from the one-shot one. Latency: of the teacher's in the "

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import torch
@@ -16,7 +17,7 @@ from coa_compress.artifacts import Batch, Cut
 from coa_compress.errors import DataError
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.tasks.dehazing.judging import Judge
+from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.sources import Example
 from coa_compress.tasks.dehazing.task import DehazingTask
@@ -91,10 +92,28 @@ class Subject:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
 
-    def psnr_db(self, model: nn.Module) -> dict[str, float]:
-        """Return the mean PSNR in dB on every split."""
+    @cached_property
+    def teacher_outputs(self) -> dict[str, list[Tensor]]:
+        """The teacher's output on every test image, by split."""
+        judge = Judge(self.teacher, _TILE)
+        return {
+            name: [judge.restore(example.load()[0]) for example in examples]
+            for name, examples in self.tests.items()
+        }
+
+    def psnr_db(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """Return mean PSNR in dB by split: against the ``truth`` and the ``teacher``'s output."""
         judge = Judge(model, _TILE)
-        return {name: judge.mean_psnr_db(examples) for name, examples in self.tests.items()}
+        found = {}
+        for name, examples in self.tests.items():
+            truth, teacher = [], []
+            for example, wanted in zip(examples, self.teacher_outputs[name], strict=True):
+                hazy, clear = example.load()
+                output = judge.restore(hazy)
+                truth.append(capped_psnr_db(output, clear))
+                teacher.append(capped_psnr_db(output, wanted))
+            found[name] = {"truth": fmean(truth), "teacher": fmean(teacher)}
+        return found
 
 
 @dataclass(frozen=True, slots=True)
