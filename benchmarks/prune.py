@@ -94,7 +94,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=12, help="most test images of each split")
     parser.add_argument("--crop", type=int, help="side of the middle that is judged; whole images")
     parser.add_argument("--calibration", type=int, default=32, help="crops to calibrate on")
-    parser.add_argument("--limit", type=float, default=600, help="seconds a peer may take")
+    parser.add_argument(
+        "--limit", type=float, default=600, help="processor seconds a peer may take"
+    )
     parser.add_argument("--redo", nargs="*", default=[], help="methods whose rows are made again")
     parser.add_argument("--quick", action="store_true", help="few methods at 0.5, built-in images")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/prune.json"))

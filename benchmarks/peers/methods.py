@@ -74,7 +74,7 @@ def attempt(name: str, subject: Subject, keep: float, *, limit_s: float) -> Prun
         name: The method.
         subject: What is pruned.
         keep: Fraction of the MACs that may be kept.
-        limit_s: Seconds after which a peer is stopped.
+        limit_s: Seconds of processor time, of all threads, after which a peer is stopped.
     """
     prune = method(name)
     if is_ours(name):
@@ -91,13 +91,13 @@ def attempt(name: str, subject: Subject, keep: float, *, limit_s: float) -> Prun
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        message = f"no result in {seconds:g} s"
+        message = f"no result in {seconds:g} s of processor time"
         raise TimeoutError(message)
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
