@@ -1,6 +1,6 @@
-"""PSNR of the published networks on test pairs, to see that architecture and weights belong together.
+"""PSNR of the published networks on test pairs: do architecture and weights belong together?
 
-    python -m benchmarks.networks.check DATA [--networks gcanet] [--images 20] [--splits sots_indoor]
+    python -m benchmarks.networks.check DATA [--networks gcanet] [--images 20] [--splits NAME ...]
 
 DATA holds ``weights/`` and ``test/``. Prints one line a network and split.
 """

@@ -57,12 +57,12 @@ class WindowAttention(nn.Module):
 
     def _windows(self, x: Tensor) -> Tensor:
         """Return shape ``(windows, heads, positions, head_width)``."""
-        x = x.unflatten(1, (self.heads, -1)).unflatten(-1, (-1, _WINDOW))
-        x = x.unflatten(3, (-1, _WINDOW)).permute(0, 3, 5, 1, 4, 6, 2)
-        return x.flatten(4, 5).flatten(0, 2)
+        rows, columns = x.shape[-2] // _WINDOW, x.shape[-1] // _WINDOW
+        x = x.reshape(len(x), self.heads, -1, rows, _WINDOW, columns, _WINDOW)
+        return x.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(0, 2)
 
     def _image(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        x = x.unflatten(0, (-1, rows, columns)).unflatten(4, (_WINDOW, _WINDOW))
+        x = x.reshape(-1, rows, columns, self.heads, _WINDOW, _WINDOW, x.shape[-1])
         return x.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
@@ -152,7 +152,8 @@ class Block(nn.Module):
         else:
             normed, scale, shift = self.norm1(x)
             x = x + (self.attn(normed) * scale + shift)
-        return x + self.mlp(x)
+        out: Tensor = x + self.mlp(x)
+        return out
 
 
 class Stage(nn.Module):
@@ -266,7 +267,7 @@ class DehazeFormerT(nn.Module):
         height, width = hazy.shape[-2:]
         padding = (0, -width % _STRIDE, 0, -height % _STRIDE)
         image = functional.pad(hazy * 2 - 1, padding, mode="reflect")
-        gain, offset = self._maps(image).split([1, 3], dim=1)
+        gain, offset = torch.split(self._maps(image), [1, 3], dim=1)
         restored = gain * image - offset + image
         return (restored[:, :, :height, :width] + 1) / 2
 

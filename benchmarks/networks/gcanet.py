@@ -102,7 +102,7 @@ class GCANet(nn.Module):
         low = torch.relu(self.norm3(self.conv3(features)))
         middle = self._blocks(low, 1, 4)
         high = self._blocks(middle, 5, 7)
-        gates = self.gate(torch.cat([low, middle, high], dim=1)).split(1, dim=1)
+        gates = torch.split(self.gate(torch.cat([low, middle, high], dim=1)), 1, dim=1)
         gated = low * gates[0] + middle * gates[1] + high * gates[2]
         features = torch.relu(self.norm4(self.deconv3(gated)))
         residual: Tensor = self.deconv1(torch.relu(self.norm5(self.deconv2(features))))

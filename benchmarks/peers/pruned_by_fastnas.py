@@ -1,0 +1,53 @@
+"""FastNAS of NVIDIA ModelOpt, as its manual calls it."""
+
+import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from benchmarks.peers.matching import matched_cut
+from benchmarks.peers.subject import Pruned, Subject, loss
+
+_ROUND_TO = 8
+
+
+def prune_by_fastnas(subject: Subject, keep: float) -> Pruned:
+    """Return a student of FastNAS, which scores by minus the loss on the calibration images.
+
+    Args:
+        subject: What is pruned.
+        keep: Fraction of the MACs that may be kept.
+
+    Raises:
+        Exception: Whatever it raises.
+    """
+    import modelopt.torch.prune as mtp
+    from modelopt.torch.prune.fastnas import FastNASConfig
+
+    def score(model: nn.Module) -> float:
+        with torch.no_grad():
+            values = [float(loss(model(batch.input), batch)) for batch in subject.batches]
+        return -sum(values) / len(values)
+
+    config = FastNASConfig().model_dump()
+    for rules in config.values():
+        for rule in (rules or {}).values():
+            if rule and "channel_divisor" in rule:
+                rule["channel_divisor"] = _ROUND_TO
+    with TemporaryDirectory() as folder:
+        student, _ = mtp.prune(
+            model=copy.deepcopy(subject.teacher),
+            mode=[("fastnas", config)],
+            constraints={"flops": f"{100 * keep:g}%"},
+            dummy_input=subject.example,
+            config={
+                "score_func": score,
+                "checkpoint": str(Path(folder) / "search.pth"),
+                "data_loader": None,
+                "collect_func": lambda batch: batch,
+                "verbose": False,
+            },
+        )
+    return Pruned(student.eval(), matched_cut(subject.teacher, student))

@@ -1,0 +1,105 @@
+"""The table of a comparison."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.records import markdown_table
+
+Row = Mapping[str, Any]
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Return one Markdown table a teacher and split; each figure is the mean over the seeds."""
+    parts = []
+    for teacher, known in record["teachers"].items():
+        rows = [row for row in record["rows"] if row["teacher"] == teacher]
+        if rows:
+            parts.append(_teacher_tables(teacher, known, rows))
+    return "\n\n".join([*parts, _caption(record)])
+
+
+def _teacher_tables(teacher: str, known: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    parts = []
+    steps = sorted({int(n) for row in rows for n in row["psnr_distilled"]})
+    head = ["MACs asked", "method", "MACs", "params", "latency", "one-shot", "refitted"]
+    head += [f"{n} steps" for n in steps]
+    for split, psnr in known["psnr"].items():
+        lines = [_line(chosen, split, steps) for chosen in _grouped(rows)]
+        title = f"Teacher `{teacher}`, {known['params'] / 1e6:.3f} M parameters: "
+        title += f"{psnr['truth']:.2f} dB on {known['images'][split]} images of `{split}`"
+        parts.append(f"{title}\n\n{markdown_table(head, lines)}")
+    failed = [f"`{r['method']}`: {r['error']}" for r in _first_of_each(rows) if r["error"]]
+    if failed:
+        parts.append("No result: " + "; ".join(failed) + ".")
+    return "\n\n".join(parts)
+
+
+def _line(rows: Sequence[Row], split: str, steps: Sequence[int]) -> list[str]:
+    first = rows[0]
+    asked, name = f"{first['keep_macs']:.1%}", f"`{first['method']}`"
+    good = [row for row in rows if not row["error"]]
+    if not good:
+        return [asked, name, *["-"] * (5 + len(steps))]
+    macs = statistics.mean(row["macs_kept"] for row in good)
+    missed = " (missed)" if macs > first["keep_macs"] else ""
+    return [
+        asked,
+        name + (" (by hand)" if first["note"] else ""),
+        f"{macs:.1%}{missed}",
+        f"{statistics.mean(row['params_kept'] for row in good):.1%}",
+        f"{statistics.mean(row['latency'] for row in good):.2f}",
+        *[_figure([_stage(row, stage) for row in good], split) for stage in _stages(steps)],
+    ]
+
+
+def _stages(steps: Sequence[int]) -> list[str]:
+    return ["one_shot", "refitted", *map(str, steps)]
+
+
+def _stage(row: Row, stage: str) -> Mapping[str, Mapping[str, float]] | None:
+    found: Mapping[str, Mapping[str, float]] | None
+    found = row["psnr_distilled"].get(stage) if stage.isdigit() else row[f"psnr_{stage}"]
+    return found
+
+
+def _figure(values: Sequence[Mapping[str, Mapping[str, float]] | None], split: str) -> str:
+    there = [value[split] for value in values if value]
+    if not there:
+        return "-"
+    truth, teacher = (_spread([value[name] for value in there]) for name in ("truth", "teacher"))
+    return f"{truth} ({teacher})"
+
+
+def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((-row["keep_macs"], row["method"]), []).append(row)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+
+
+def _first_of_each(rows: Sequence[Row]) -> list[Row]:
+    return list({(row["method"], row["error"]): row for row in rows}.values())
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def _caption(record: Mapping[str, Any]) -> str:
+    settings = record["settings"]
+    cut = (
+        f", the middle {settings['crop']} x {settings['crop']} of each" if settings["crop"] else ""
+    )
+    return (
+        f"PSNR in dB on held-out pairs{cut}: against the truth, and in brackets against the "
+        "teacher's output. One-shot: as the method returns it, untrained. "
+        "Refitted: after our closed-form refit, for other libraries too where what they kept can "
+        "be told from the weights. Steps: after that many equal steps of distillation, ours from "
+        "the refitted student, the others from the one-shot one. Latency: of the teacher's in the "
+        f"same run on {record['device_name']}, {record['threads']} threads. All methods calibrate "
+        f"on the same {settings['calibration']} crops. Where a library misses the budget, the row "
+        "says so. By hand: told to leave modules whole, because it failed without. "
+        f"Made by `{record['command']}`."
+    )

@@ -1,0 +1,1 @@
+"""Bridges to other libraries, loaded by name through entry points and imported by nobody."""
