@@ -20,8 +20,7 @@ PAGES = [
     "README.md",
     "Makefile",
     "CONTRIBUTING.md",
-    "docs/architecture.md",
-    "docs/report.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")),
     "coa_compress/tasks/dehazing/weights/README.md",
 ]
 
