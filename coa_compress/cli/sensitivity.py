@@ -69,8 +69,8 @@ def sensitivity_table(rows: Any) -> str:
     >>> from coa_compress.scoring.table import GroupRow
     >>> print(sensitivity_table([GroupRow(group="stem", channels=64, macs_share=0.25,
     ...     score_mass=0.125, losses=(0.001, 0.01, 0.5))]))
-    group  channels   MACs  score  loss at 75%    at 50%  at 25%
-    stem         64  25.0%  12.5%        0.001      0.01     0.5
+    group  channels   MACs  score  loss at 75%  at 50%  at 25%
+    stem         64  25.0%  12.5%        0.001    0.01     0.5
     """
     from coa_compress.scoring.table import PARTS
 
