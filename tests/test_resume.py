@@ -42,6 +42,8 @@ def stopped_at(moment, how, *arguments, cwd):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         encoding="utf-8",
+        # a shell that starts jobs in the background has them ignore this signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         lines = []
         assert process.stderr is not None
