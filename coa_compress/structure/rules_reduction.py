@@ -112,6 +112,20 @@ def layer_norm(call: Call) -> tuple[Dims, ...]:
     return (tuple(call.dims(operand)), *rest)
 
 
+def weight_norm(call: Call) -> tuple[Dims, ...]:
+    """Unite directions and lengths of a normalized weight; its norms run over the kept channels."""
+    direction, length = call.tensor("v"), call.tensor("g")
+    rank, along = len(call.shape(direction)), call.integer("dim")
+    if along < 0:
+        _freeze(call, call.dims(direction))
+        _freeze(call, call.dims(length))
+        return ((None,) * rank,)
+    call.space.meet([call.dims(direction)[along], call.dims(length)[along]])
+    normed: list[Where] = [("v", None, dim) for dim in range(rank) if dim != along]
+    _limit(call, "scatter", normed, direction)
+    return (tuple(call.dims(direction)),)
+
+
 def transform(call: Call) -> tuple[Dims, ...]:
     """Freeze the dimensions that a Fourier transform mixes; pass on the others."""
     operand = call.inputs[0]
@@ -187,6 +201,7 @@ REDUCTION: Mapping[str, Rule] = {
     ),
     "instance_norm": instance_norm,
     "group_norm": group_norm,
+    "_weight_norm": weight_norm,
     **dict.fromkeys(words("layer_norm native_layer_norm rms_norm"), layer_norm),
     **dict.fromkeys(
         words(
