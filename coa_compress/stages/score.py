@@ -29,7 +29,7 @@ class ScoreSettings:
         RegistryError: If there is no such scorer.
     """
 
-    scorer: str = "fisher"
+    scorer: str = "surgeon"
     curves: NonNegativeInt = 0
     refit_curves: bool = True
 
