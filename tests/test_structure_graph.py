@@ -229,3 +229,16 @@ def test_an_output_that_is_not_there_is_an_error():
 def test_an_unknown_mode_is_an_error():
     with pytest.raises(StructureError, match="mode must be auto, module, graph, got 'fast'"):
         analyze(Features(), image(1, 3, 8, 8), mode="fast")
+
+
+def test_attention_takes_batches_of_any_size_whatever_merges_batch_and_heads():
+    model = randomize_(multihead_attention.build()).eval()
+    structure = analyze(model, image(1, 3, 16, 16))
+    kept = random_channels(structure.widths, seed=3)
+    student = structure.cut(kept).student
+    images = image(16, 3, 16, 16)
+
+    together = student(images)
+
+    alone = torch.cat([student(images[i : i + 1]) for i in range(16)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)

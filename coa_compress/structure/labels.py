@@ -114,7 +114,8 @@ def move(
     """Return the labels of the result of an operator that only moves positions.
 
     The operator is applied to the labels themselves. A channel must end up along one dimension;
-    where it is spread over several, all but the largest (the last of equal ones) are tied.
+    where it is spread over several, all but the one with most different positions (the last of
+    equal ones) are tied, whatever the sizes of the batch and the image are.
 
     Args:
         space: Where the labels live.
@@ -157,7 +158,7 @@ def _land(space: LabelSpace, moved: Tensor, result: list[Vector | None], keep: i
     if not varying:
         space.freeze(moved.reshape(-1)[:1].numpy())
         return
-    along = keep if keep in varying else max(varying, key=lambda d: (moved.shape[d], d))
+    along = keep if keep in varying else max(varying, key=lambda d: (_distinct(moved, d), d))
     vector = _tied(space, moved, along)
     present = space.canonical(result[along])
     if present is not None and vector is not None:
@@ -166,6 +167,11 @@ def _land(space: LabelSpace, moved: Tensor, result: list[Vector | None], keep: i
         space.freeze(poor)
         vector = rich
     result[along] = space.canonical(vector if vector is not None else present)
+
+
+def _distinct(moved: Tensor, dim: int) -> int:
+    """Return how many different slices there are; a merged batch repeats them."""
+    return len(torch.unique(moved.movedim(dim, 0).reshape(moved.shape[dim], -1), dim=0))
 
 
 def _tied(space: LabelSpace, moved: Tensor, along: int) -> Vector | None:
