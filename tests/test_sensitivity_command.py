@@ -59,7 +59,7 @@ def test_json_holds_the_curves(call):
 
     document = json.loads(out)
     assert code == 0
-    assert (document["scorer"], document["refit"]) == ("fisher", False)
+    assert (document["scorer"], document["refit"]) == ("sensitivity", False)
     assert [group["group"] for group in document["groups"]] == ["0"]
     assert document["groups"][0]["curve"]["widths"] == [1, 7, 8]
     assert document["groups"][0]["curve"]["losses"][-1] == 0

@@ -18,7 +18,7 @@ def sensitivity(  # noqa: PLR0913 - one parameter an option
         ),
     ],
     *,
-    scorer: Annotated[str, typer.Option(help="Which channels go first.")] = "fisher",
+    scorer: Annotated[str, typer.Option(help="Which channels go first.")] = "sensitivity",
     widths: Annotated[int, typer.Option(help="Widths of each group that are measured.")] = 5,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Measure after a closed-form refit.")

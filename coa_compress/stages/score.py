@@ -29,7 +29,7 @@ class ScoreSettings:
         RegistryError: If there is no such scorer.
     """
 
-    scorer: str = "surgeon"
+    scorer: str = "sensitivity"
     curves: NonNegativeInt = 0
     refit_curves: bool = True
 
