@@ -1,7 +1,8 @@
 """Measure what a student keeps when a part of the teacher's latency, memory or MACs is asked for.
 
     python -m benchmarks.budgets [--models builtin:teacher package.module:factory ...]
-        [--size 256x256] [--threads 1] [--keep 0.5] [--rounds 15] [--out FILE] [--json] [--quick]
+        [--size 256x256] [--threads 1] [--keep 0.5] [--rounds 15] [--round-to 8] [--quick]
+        [--json FILE]
 
 Each row is one budget on one network: what was asked, and what the built student was measured to
 keep of the latency (median and spread over passes in turns with the teacher, in a series that the
@@ -10,16 +11,14 @@ are not measured again.
 """
 
 import argparse
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.records import markdown_table, new_record, read_record, write_record
-from coa_compress.artifacts import Batch
 from coa_compress.errors import BudgetError
 from coa_compress.profiling.memory import peak_memory_mb
 from coa_compress.profiling.timing import compare_latency
@@ -27,17 +26,22 @@ from coa_compress.protocols import SilentObserver
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.sources import Source, open_source, parse_size
 from coa_compress.stages.allocate import Allocate, AllocateSettings
+from coa_compress.stages.score import ScoreSettings, squared_error
 from coa_compress.stages.state import Context, State
 from coa_compress.structure.analysis import analyze
 
-_OUT = Path(__file__).resolve().parent / "results" / "budgets.json"
+_JSON = Path(__file__).resolve().parent / "results" / "budgets.json"
 
 
-def main() -> None:
-    """Measure what is missing and write the record."""
-    arguments = _parsed()
+def main(given: Sequence[str] | None = None) -> None:
+    """Measure what is missing and write the record.
+
+    Args:
+        given: What follows the name of the module; None for the arguments of this process.
+    """
+    arguments = _parsed(given)
     torch.set_num_threads(arguments.threads)
-    record = read_record(arguments.out) if arguments.out.exists() else None
+    record = read_record(arguments.json) if arguments.json.exists() else None
     rows: list[dict[str, Any]] = [] if record is None else list(record["rows"])
     for name in arguments.models:
         source = open_source(name, size=parse_size(arguments.size))
@@ -48,8 +52,8 @@ def main() -> None:
             run = _Run(source, arguments)
             for kind in missing:
                 rows.append(run.row(kind))
-                write_record(arguments.out, {**new_record("budgets"), "rows": rows})
-    print(json.dumps(rows) if arguments.json else render({"rows": rows}))
+                write_record(arguments.json, {**new_record("budgets", given), "rows": rows})
+    print(render(read_record(arguments.json)))
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -71,7 +75,12 @@ def render(record: Mapping[str, Any]) -> str:
                 *(f"{row[f'{name}_kept']:.1%}" for name in ("memory", "macs", "params")),
             ]
         )
-    return markdown_table(head, lines)
+    machine = f"{record['device_name']}, {record['cores']} cores"
+    return (
+        f"{markdown_table(head, lines)}\n\nOn {machine}. Kept: of the teacher's; latency is the "
+        "median of the quotients of passes in turns, in a series that the budget did not see, with "
+        f"their 10th and 90th percentiles. Made by `{record['command']}`."
+    )
 
 
 class _Run:
@@ -81,14 +90,21 @@ class _Run:
         self.source, self.arguments = source, arguments
         self.structure = analyze(source.model, source.example)
         batches = list(source.task.calibration_batches())[: 1 if arguments.quick else 4]
-        self.scores = SCORERS.get("taylor")(source.model, self.structure.groups, batches, _loss)
+        scorer = SCORERS.get(ScoreSettings().scorer)
+        self.scores = scorer(source.model, self.structure.groups, batches, squared_error)
 
     def row(self, kind: str) -> dict[str, Any]:
         """Return what one budget was measured to give."""
         keep, began = self.arguments.keep, time.perf_counter()
         row: dict[str, Any] = {"model": self.source.name, "kind": kind, "keep": keep}
         row |= {"threads": torch.get_num_threads(), "size": self.arguments.size}
-        settings = AllocateSettings(latency_rounds=self.arguments.rounds, **{f"keep_{kind}": keep})
+        step = self.arguments.round_to
+        settings = AllocateSettings(
+            latency_rounds=self.arguments.rounds,
+            round_to=step,
+            min_channels=step,
+            **{f"keep_{kind}": keep},
+        )
         context = Context(
             task=self.source.task,
             seed=0,
@@ -123,29 +139,26 @@ class _Run:
         }
 
 
-def _loss(output: torch.Tensor, batch: Batch) -> torch.Tensor:
-    target = output.detach() * 0.9 if batch.target is None else batch.target
-    return (output - target).square().mean()
-
-
 def _has(rows: list[dict[str, Any]], model: str, kind: str, arguments: argparse.Namespace) -> bool:
     wanted = (model, kind, arguments.keep, arguments.threads, arguments.size)
     return wanted in [(r["model"], r["kind"], r["keep"], r["threads"], r["size"]) for r in rows]
 
 
-def _parsed() -> argparse.Namespace:
+def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.budgets", description=__doc__)
     parser.add_argument("--models", nargs="+", default=["builtin:teacher"])
     parser.add_argument("--size", default="256x256")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=_OUT)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--round-to", type=int, default=8, help="widths are multiples of this")
+    parser.add_argument("--json", type=Path, default=_JSON)
     parser.add_argument("--quick", action="store_true", help="small inputs, few passes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.quick:
         arguments.size, arguments.rounds = "64x64", 3
+        if arguments.json == _JSON:
+            arguments.json = _JSON.with_name("budgets-quick.json")
     return arguments
 
 
