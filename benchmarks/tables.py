@@ -46,6 +46,7 @@ TABLES = (
         model_card.render,
     ),
     Table("importance", "docs/importance.md", "importance.json", importance.render),
+    Table("scorers", "docs/importance.md", "scorers.json", prune.render),
     Table("coverage", "docs/coverage.md", "coverage.json", coverage.render),
     Table("prune", "docs/prune.md", "prune.json", prune.render),
 )
