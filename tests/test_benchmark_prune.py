@@ -139,6 +139,13 @@ def test_a_peer_that_takes_too_long_is_stopped(monkeypatch):
     assert found == "TimeoutError: no result in 0.05 s of processor time"
 
 
+def test_a_peer_may_be_given_all_the_time_it_wants(monkeypatch):
+    pruned = Pruned(torch.nn.Identity(), None, refitted=False)
+    monkeypatch.setitem(methods.METHODS, "tp:taylor:global", lambda _subject, _keep: pruned)
+
+    assert attempt("tp:taylor:global", tiny_subject(), 0.5, limit_s=float("inf")) is pruned
+
+
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "hessian"])
 @pytest.mark.parametrize("scope", ["global", "isomorphic", "local"])
 def test_torch_pruning_meets_the_budget_and_our_refit_takes_its_cut(importance, scope):
