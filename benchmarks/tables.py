@@ -48,6 +48,7 @@ TABLES = (
     Table("importance", "docs/importance.md", "importance.json", importance.render),
     Table("scorers", "docs/importance.md", "scorers.json", prune.render),
     Table("coverage", "docs/coverage.md", "coverage.json", coverage.render),
+    Table("prune", "README.md", "prune.json", prune.summary),
     Table("prune", "docs/prune.md", "prune.json", prune.render),
 )
 """Every table that is made from a record."""

@@ -19,6 +19,41 @@ def render(record: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, _caption(record)])
 
 
+def summary(record: Mapping[str, Any]) -> str:
+    """Return a short Markdown table: our default against the best that another library returned.
+
+    The best is the one closest to the teacher's output on the first split, whatever it is called.
+    """
+    head = ["teacher", "MACs asked", "ours", "best other library", "the same, with our refit"]
+    lines = []
+    for teacher, known in record["teachers"].items():
+        split = next(iter(known["psnr"]))
+        rows = [row for row in record["rows"] if row["teacher"] == teacher]
+        for keep in sorted({row["keep_macs"] for row in rows}, reverse=True):
+            asked = [row for row in rows if row["keep_macs"] == keep]
+            ours = [row for row in asked if row["method"] == "ours" and not row["error"]]
+            if ours:
+                best = _best_peer(asked, split)
+                figures = [_figure([best["psnr_one_shot"]], split)] if best else ["none takes it"]
+                figures[0] += f" `{best['method']}`" if best else ""
+                figures.append(_figure([best["psnr_refitted"]], split) if best else "-")
+                truth = known["psnr"][split]["truth"]
+                title = f"`{teacher}` ({truth:.2f} dB, `{split}`)"
+                own = _figure([row["psnr_refitted"] for row in ours], split)
+                lines.append([title, f"{keep:.1%}", own, *figures])
+    return (
+        f"{markdown_table(head, lines)}\n\nPSNR in dB before any training: against the truth, and "
+        "in brackets against the teacher's output. Every method and its errors: "
+        "[docs/prune.md](docs/prune.md)."
+    )
+
+
+def _best_peer(rows: Sequence[Row], split: str) -> Row | None:
+    peers = [row for row in rows if row["method"].startswith(("tp:", "modelopt:"))]
+    good = [row for row in peers if not row["error"]]
+    return max(good, key=lambda row: row["psnr_one_shot"][split]["teacher"], default=None)
+
+
 def _teacher_tables(teacher: str, known: Mapping[str, Any], rows: Sequence[Row]) -> str:
     parts = []
     steps = sorted({int(n) for row in rows for n in row["psnr_distilled"]})
