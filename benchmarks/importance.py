@@ -26,9 +26,10 @@ from benchmarks.networks.published import PUBLISHED, default_data, load_publishe
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.allocation.widths import select_channels
 from coa_compress.artifacts import Batch, Curves, Scores
+from coa_compress.curves import curve_losses
 from coa_compress.refit.closed_form import refit
 from coa_compress.scoring.catalog import SCORERS
-from coa_compress.scoring.curves import CurvePlan, loss_at, measure_curves
+from coa_compress.scoring.curves import CurvePlan, measure_curves
 from coa_compress.scoring.readers import Moments, input_moments, reader_paths
 from coa_compress.scoring.reconstruction import compensate_
 from coa_compress.stages.score import squared_error
@@ -249,7 +250,7 @@ def _curves(bench: Bench, scores: Scores, plan: CurvePlan) -> Curves:
 
 
 def _sum_of_curves(curves: Curves, widths: Mapping[str, int]) -> float:
-    return sum(loss_at(curves[name], width) for name, width in widths.items())
+    return sum(float(curve_losses(curves[name])[width]) for name, width in widths.items())
 
 
 def _powered(full: Mapping[str, int], parts: NDArray[np.float64], power: float) -> dict[str, int]:

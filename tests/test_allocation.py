@@ -15,13 +15,14 @@ from coa_compress.allocation.bound import least_loss
 from coa_compress.allocation.catalog import ALLOCATORS
 from coa_compress.allocation.greedy import allocate_greedy
 from coa_compress.allocation.knapsack import allocate_knapsack
-from coa_compress.allocation.losses import curve_losses, expected_losses, removal_losses
+from coa_compress.allocation.losses import expected_losses, removal_losses
 from coa_compress.allocation.space import width_space
 from coa_compress.allocation.threshold import allocate_global
 from coa_compress.allocation.uniform import allocate_uniform
 from coa_compress.allocation.widths import allowed_widths, select_channels
 from coa_compress.artifacts import Budget, ChannelGroup, SensitivityCurve
 from coa_compress.costs import CostFunction, CostModel, CostTerm, Extent
+from coa_compress.curves import curve_losses
 from coa_compress.errors import BudgetError, NoEffectWarning, RegistryError, StructureError
 
 FEW = settings(deadline=None, max_examples=30)

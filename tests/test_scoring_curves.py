@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coa_compress.artifacts import Batch, SensitivityCurve
+from coa_compress.curves import curve_losses
 from coa_compress.errors import ModelError, SettingError, StructureError
 from coa_compress.protocols import SilentObserver
-from coa_compress.scoring.curves import CurvePlan, curve_widths, loss_at, measure_curves
+from coa_compress.scoring.curves import CurvePlan, curve_widths, measure_curves
 from coa_compress.scoring.readers import input_moments
 from coa_compress.scoring.reconstruction import compensate_
 from coa_compress.stages.score import Score, ScoreSettings
@@ -165,11 +166,11 @@ def test_the_loss_between_measured_widths_never_rises_with_the_width(steps, gaps
     losses = [sum(steps[i:]) for i in range(len(steps))] + [0.0]
     curve = SensitivityCurve(tuple(widths), tuple(losses))
 
-    values = [loss_at(curve, width) for width in range(widths[-1] + 1)]
+    values = curve_losses(curve)
 
     assert all(a >= b - 1e-9 for a, b in pairwise(values))
     for width, loss in zip(widths, losses, strict=True):
-        assert loss_at(curve, width) == pytest.approx(loss, rel=1e-6, abs=2e-9)
+        assert values[width] == pytest.approx(loss, rel=1e-6, abs=2e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """The loss that each group is expected to cause at each of its widths."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coa_compress.artifacts import ChannelGroup, Curves, ExpectedLosses, Scores, SensitivityCurve
+from coa_compress.artifacts import ChannelGroup, Curves, ExpectedLosses, Scores
+from coa_compress.curves import curve_losses
 from coa_compress.errors import StructureError
 
 _CROWDING = 2
@@ -33,6 +33,7 @@ def expected_losses(
     >>> group = ChannelGroup("a", 2, ())
     >>> expected_losses([group], {"a": torch.tensor([1.0, 3.0])})["a"].tolist()
     [16.0, 4.0, 0.0]
+    >>> from coa_compress.artifacts import SensitivityCurve
     >>> curve = SensitivityCurve(widths=(1, 2), losses=(0.5, 0.0))
     >>> expected_losses([group], {}, {"a": curve})["a"].tolist()
     [0.5, 0.5, 0.0]
@@ -67,47 +68,6 @@ def removal_losses(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     widths = np.maximum(np.arange(n_channels + 1), 1)
     losses: NDArray[np.float64] = removed * (n_channels / widths) ** _CROWDING
     return losses
-
-
-def curve_losses(curve: SensitivityCurve) -> NDArray[np.float64]:
-    """Return the loss at every width from one that was measured at some.
-
-    A loss that falls where the width falls is noise and is raised to that of the next wider one.
-    Between two measured widths the logarithm of the loss is interpolated, or the loss itself
-    where one of them is 0, as at the full width. Below the least measured width the loss goes on
-    as steeply as between the last two, at least with the square of ``1 / width``.
-
-    Args:
-        curve: Widths and losses; the last width is the full one.
-
-    Returns:
-        Shape ``(n_channels + 1,)``, never rising with the width; 0 at the full width.
-
-    >>> curve_losses(SensitivityCurve(widths=(2, 4, 5), losses=(0.4, 0.1, 0.0))).round(3).tolist()
-    [1.6, 1.6, 0.4, 0.2, 0.1, 0.0]
-    """
-    measured = np.maximum.accumulate(np.maximum(curve.losses, 0.0)[::-1])[::-1]
-    measured[-1] = 0.0
-    losses = np.zeros(curve.widths[-1] + 1)
-    for (low, a), (high, b) in pairwise(zip(curve.widths, measured.tolist(), strict=True)):
-        part = (np.arange(low, high + 1) - low) / (high - low)
-        between = a ** (1 - part) * b**part if b > 0 else a + (b - a) * part
-        losses[low : high + 1] = between
-    least = curve.widths[0]
-    if least > 0:
-        losses[:least] = _below(curve.widths, measured)
-    return np.asarray(np.maximum.accumulate(losses[::-1])[::-1])
-
-
-def _below(widths: Sequence[int], measured: NDArray[np.float64]) -> NDArray[np.float64]:
-    least = widths[0]
-    under = np.arange(least)
-    grown = (least / np.maximum(under, 1)) ** 2.0
-    if len(widths) > 1 and measured[1] > 0:
-        steepness = np.log(measured[0] / measured[1]) / (widths[1] - least)
-        grown = np.maximum(grown, np.exp(np.minimum(steepness * (least - under), 50.0)))
-    below: NDArray[np.float64] = measured[0] * grown
-    return below
 
 
 def _check_scores(group: ChannelGroup, scores: Scores) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch, ChannelGroup, Member, Scores
 from coa_compress.errors import ModelError, SettingError
-from coa_compress.scoring.slices import channel_rows, check_members, named_tensors
+from coa_compress.scoring.slices import channel_rows, check_members
+from coa_compress.structure.rebuild import named_tensors
 
 Scalars = Callable[[Any, Batch], Iterable[Tensor]]
 """Scalars of the output on a batch of one, each to be differentiated."""

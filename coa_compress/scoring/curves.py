@@ -19,7 +19,7 @@ from coa_compress.settings import PositiveInt, check_ranges
 
 _LEAST_PART = 1 / 8
 _FLOOR = 1e-9
-"""Losses below this are rounding; it is added before logarithms are taken."""
+"""The least scale that losses are relative to, for an output that does not vary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,34 +115,6 @@ def curve_widths(n_channels: int, n_widths: int) -> tuple[int, ...]:
     logits = np.linspace(-most, most, n_widths) if n_widths > 1 else np.array([-most])
     inner = {max(1, round(n_channels / (1 + math.exp(-logit)))) for logit in logits}
     return (*sorted(width for width in inner if width < n_channels), n_channels)
-
-
-def loss_at(curve: SensitivityCurve, width: int) -> float:
-    """Return the loss of a curve at any width.
-
-    Between measured widths the logarithm of the loss is linear in the width, as losses of one
-    group go over decades; above the widest measured one the loss itself is, to 0 at the full width.
-    Below the least one the last slope goes on.
-
-    Args:
-        curve: A measured curve.
-        width: From 0.
-
-    >>> curve = SensitivityCurve((2, 4, 6, 8), (1.0, 0.01, 0.0001, 0.0))
-    >>> [round(loss_at(curve, width), 5) for width in (1, 2, 3, 5, 7, 8)]
-    [10.0, 1.0, 0.1, 0.001, 5e-05, 0.0]
-    """
-    widths, losses = curve.widths, curve.losses
-    if width >= widths[-1] or len(widths) == 1:
-        return 0.0
-    if len(widths) == 2 or width >= widths[-2]:
-        part = (widths[-1] - width) / max(widths[-1] - widths[-2], 1)
-        return losses[-2] * part
-    logs = [math.log(loss + _FLOOR) for loss in losses[:-1]]
-    if width < widths[0]:
-        slope = (logs[0] - logs[1]) / (widths[1] - widths[0])
-        return math.exp(logs[0] + slope * (widths[0] - width))
-    return float(math.exp(np.interp(width, widths[:-1], logs)))
 
 
 def _curve(name: str, widths: tuple[int, ...], losses: Sequence[float]) -> SensitivityCurve:

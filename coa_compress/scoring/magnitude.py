@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch, ChannelGroup, Member, Scores
 from coa_compress.protocols import Loss
-from coa_compress.scoring.slices import channel_rows, check_members, named_tensors
+from coa_compress.scoring.slices import channel_rows, check_members
+from coa_compress.structure.rebuild import named_tensors
 
 
 def score_magnitude(

@@ -1,26 +1,12 @@
 """The parts of a parameter that belong to each channel of a group."""
 
 from collections.abc import Sequence
-from itertools import chain
 
 from torch import Tensor, nn
 
 from coa_compress.artifacts import ChannelGroup, Member
 from coa_compress.errors import StructureError
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer by each of its names, tied ones included.
-
-    >>> sorted(named_tensors(nn.Linear(2, 3)))
-    ['bias', 'weight']
-    """
-    return dict(
-        chain(
-            model.named_parameters(remove_duplicate=False),
-            model.named_buffers(remove_duplicate=False),
-        )
-    )
+from coa_compress.structure.rebuild import named_tensors
 
 
 def channel_rows(tensor: Tensor, member: Member) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from coa_compress.artifacts import ChannelGroup, Curves, Scores
 from coa_compress.costs import CostFunction, full_widths
-from coa_compress.scoring.curves import loss_at
+from coa_compress.curves import curve_losses
 
 PARTS = (0.75, 0.5, 0.25)
 """Parts of the channels that stay, for which rows tell the loss."""
@@ -48,7 +48,7 @@ def sensitivity_rows(
     >>> cost = CostFunction(("a",), (CostTerm("a.w", 9, (Extent(0, {"a": 1}),)),))
     >>> curves = {"a": SensitivityCurve((2, 4), (0.5, 0.0))}
     >>> sensitivity_rows([ChannelGroup("a", 4, ())], {"a": torch.ones(4)}, curves, cost)[0].losses
-    (0.25, 0.5, 0.75)
+    (0.25, 0.5, 2.0)
     """
     full = full_widths([g.name for g in groups], [g.n_channels for g in groups])
     total = sum(float(scores[group.name].sum()) for group in groups)
@@ -60,7 +60,7 @@ def sensitivity_rows(
             macs_share=1 - macs({**full, group.name: 0}) / whole,
             score_mass=float(scores[group.name].sum()) / total if total > 0 else 0.0,
             losses=tuple(
-                loss_at(curves[group.name], max(1, round(part * group.n_channels)))
+                float(curve_losses(curves[group.name])[max(1, round(part * group.n_channels))])
                 for part in PARTS
             ),
         )
