@@ -186,7 +186,7 @@ def test_losses_are_zero_for_the_truth_only():
 
     assert all(abs(float(loss)) < 1e-5 for loss in _losses(clear, clear).values())
     worse = _losses(restored, clear)
-    assert set(worse) == {"l1", "ssim", "low_frequency"}
+    assert set(worse) == {"l1", "ssim", "psnr", "frequency", "low_frequency"}
     assert all(loss > 0 for loss in worse.values())
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from coa_compress.errors import DataError
 from coa_compress.training.averaging import averaged_copy, decay_at, tensors_of, update_average_
-from coa_compress.training.image_losses import charbonnier, frequency_l1, l1, ssim_loss
+from coa_compress.training.image_losses import charbonnier, frequency_l1, l1, psnr_loss, ssim_loss
 from coa_compress.training.schedule import learning_rate_at
 from coa_compress.training.seeds import repeatable, seed_of
 from coa_compress.training.settings import TrainingSettings
@@ -89,7 +89,7 @@ def test_ssim_equals_skimage(noise):
     assert 1.0 - ssim_loss(noisy, clean).item() == pytest.approx(reference, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", [l1, charbonnier, ssim_loss, frequency_l1])
+@pytest.mark.parametrize("loss", [l1, charbonnier, psnr_loss, ssim_loss, frequency_l1])
 def test_image_losses_fall_along_their_gradient(loss):
     generator = torch.Generator().manual_seed(0)
     target = torch.rand(2, 3, 16, 16, generator=generator)

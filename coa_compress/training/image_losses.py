@@ -6,6 +6,7 @@ from torch import Tensor
 from coa_compress.errors import DataError
 
 _SSIM_WINDOW = 11
+_MOST_PSNR_DB = 60.0
 
 
 def l1(output: Tensor, target: Tensor) -> Tensor:
@@ -47,6 +48,31 @@ def charbonnier(output: Tensor, target: Tensor, *, epsilon: float = 1e-3) -> Ten
     """
     _check_shapes(output, target)
     return ((output.float() - target.float()).square() + epsilon**2).sqrt().mean()
+
+
+def psnr_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return how far the PSNR of each image is from 60 dB, in units of 60 dB, on average.
+
+    The logarithm gives an image that is almost right as much to gain as one that is far off, which
+    is what a mean of PSNRs rewards (Chen et al. 2021, HINet, arXiv:2105.06086).
+
+    Args:
+        output: Shape ``(batch, channels, height, width)``, values in about [0, 1].
+        target: The same shape, values in [0, 1].
+
+    Returns:
+        A scalar from 0: 0.5 where the PSNR of every image is 30 dB.
+
+    Raises:
+        DataError: If the shapes differ.
+
+    >>> psnr_loss(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.0316)).round(decimals=2)
+    tensor(0.5000)
+    """
+    _check_shapes(output, target)
+    error = (output.float() - target.float()).square().flatten(1).mean(dim=1)
+    floor = 10 ** (-_MOST_PSNR_DB / 10)
+    return 10 / _MOST_PSNR_DB * torch.log10(1 + error / floor).mean()
 
 
 def ssim_loss(output: Tensor, target: Tensor) -> Tensor:

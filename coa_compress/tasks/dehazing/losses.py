@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-from coa_compress.training.image_losses import l1, ssim_loss
+from coa_compress.training.image_losses import frequency_l1, l1, psnr_loss, ssim_loss
 
 _COARSE = 8
 
@@ -26,6 +26,8 @@ def low_frequency_loss(output: Tensor, target: Tensor) -> Tensor:
 RESTORATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": l1,
     "ssim": ssim_loss,
+    "psnr": psnr_loss,
+    "frequency": frequency_l1,
     "low_frequency": low_frequency_loss,
 }
 """Every loss by name: a scalar from 0 of outputs and targets, ``(batch, 3, height, width)``."""

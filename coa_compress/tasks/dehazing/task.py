@@ -113,7 +113,7 @@ class DehazingTask:
 
     @property
     def losses(self) -> Mapping[str, NamedLoss]:
-        """``l1``, ``ssim`` and ``low_frequency`` of an output against its target."""
+        """``l1``, ``ssim``, ``psnr`` and others of an output against its target."""
         return RESTORATION_LOSSES
 
     def validate(self, model: nn.Module) -> float:
