@@ -5,6 +5,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import jsonschema
@@ -26,6 +28,7 @@ from coa_compress.artifacts import (
 )
 from coa_compress.errors import DataError
 from coa_compress.report import curves, figures, summary
+from coa_compress.report.closer import closer_look
 from coa_compress.report.content import Report, describe_allocation, describe_gate
 from coa_compress.report.document import schema, to_document, to_json
 from coa_compress.report.html import to_html
@@ -143,7 +146,7 @@ def make_report(**changes):
 
 
 class Tags(HTMLParser):
-    VOID = frozenset({"meta", "img", "line", "circle", "br"})
+    VOID = frozenset({"meta", "img", "input", "line", "circle", "br"})
 
     def __init__(self):
         super().__init__()
@@ -317,7 +320,8 @@ def test_the_page_is_whole_and_loads_nothing():
     assert "http" not in page
     assert "url(" not in page
     assert "@import" not in page
-    assert "<script" not in page
+    assert page.count("<script") == 1
+    assert "<script" not in to_html(Report(name="x", title="x", measurements={}))
     assert len(tags.ids) == len(set(tags.ids))
     assert {ref[1:] for ref in tags.references if ref.startswith("#")} <= set(tags.ids)
     for text in (
@@ -452,3 +456,76 @@ def test_a_report_that_cannot_be_read_is_one_clear_line(tmp_path, content, compl
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(DataError, match=re.escape(complaint)):
         read_report(tmp_path)
+
+
+def plain_row(**columns):
+    images = {
+        name: torch.full((96, 128, 3), value, dtype=torch.uint8) for name, value in columns.items()
+    }
+    return Picture("x", images)
+
+
+def test_a_closer_look_finds_where_the_last_network_errs():
+    row = plain_row(hazy=200, teacher=100, student=100, truth=100)
+    row.images["student"][60:80, 100:120] = 220
+    row.images["teacher"][:8] = 0
+
+    look = closer_look(row, ["teacher", "student"])
+
+    assert look.reference == "truth"
+    assert set(look.crops) == set(row.images)
+    assert look.crops["student"].shape == (24, 24, 3)
+    assert (look.crops["student"] == 220).float().mean() > 0.6
+    assert look.mean_errors["student"] == pytest.approx(400 * 120 / 255 / (96 * 128))
+    assert look.errors["student"].max() == 255
+    assert look.errors["student"][:50].max() == 0
+    assert look.errors["teacher"][0, 0].tolist() == [255, 255, 255]
+
+
+def test_error_maps_grow_with_the_error():
+    ramp = torch.arange(128).expand(96, 3, 128).permute(0, 2, 1)
+    row = Picture("x", {"teacher": torch.zeros(96, 128, 3).byte(), "student": ramp.byte()})
+
+    brightness = closer_look(row, ["teacher", "student"]).errors["student"].int().sum(dim=2)[0]
+
+    assert (brightness.diff() >= 0).all()
+    assert brightness[0] == 0
+    assert brightness[64:].min() == 3 * 255
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        plain_row(hazy=1, truth=2),
+        plain_row(teacher=1),
+        Picture("x", {n: torch.zeros(8, 8, 3).byte() for n in ("teacher", "student")}),
+        Picture("x", {n: torch.zeros(8 * len(n), 64, 3).byte() for n in ("teacher", "net")}),
+    ],
+    ids=["no network", "nothing to compare with", "too small", "two sizes"],
+)
+def test_what_cannot_be_compared_has_no_closer_look(row):
+    assert closer_look(row, ["teacher", "student", "net"]) is None
+    to_html(Report(name="x", title="x", measurements={"teacher": {}}, pictures=[row]))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser Chromium")
+def test_a_browser_shows_the_slider(tmp_path):
+    page = tmp_path / "report.html"
+    row = plain_row(hazy=200, teacher=100, student=90, truth=100)
+    page.write_text(to_html(make_report(pictures=[row])), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+
+    (figure,) = re.findall(r'<figure class="compare".*?</figure>', done.stdout, flags=re.DOTALL)
+    assert "hidden" not in figure.split(">")[0]
+    assert "--at: 50%" in figure
+    shown = re.findall(r'<img[^>]*src="(data:image/jpeg[^"]*)"', figure)
+    assert len(shown) == 2
+    assert shown[0] != shown[1]
