@@ -239,7 +239,7 @@ class DehazingData:
         return self._hazed([item for item in items if isinstance(item, SceneFile)])
 
     def _hazed(self, scenes: Sequence[Scene | SceneFile]) -> SceneSource:
-        return SceneSource(scenes, self.cache, self._settings.as_shot)
+        return SceneSource(scenes, self.cache, self._settings.as_shot, self._settings.haze)
 
     def _example(self, item: Pair | SceneFile) -> Example:
         if isinstance(item, Pair):

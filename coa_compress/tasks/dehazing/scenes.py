@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coa_compress.tasks.dehazing.clutter import clutter
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.noise import fractal_noise
 from coa_compress.tasks.dehazing.raycast import Canvas, Material
@@ -18,6 +19,11 @@ _OUTDOOR_MEDIAN = 3.0
 _OUTDOOR_POWER = 0.6
 _OUTDOOR_FARTHEST = 9.0
 _INDOOR_MEDIAN = 1.0
+_INDOOR_FARTHEST = 6.0
+_DEPTHS = {
+    "outdoor": (_OUTDOOR_MEDIAN, _OUTDOOR_FARTHEST),
+    "indoor": (_INDOOR_MEDIAN, _INDOOR_FARTHEST),
+}
 
 _GROUNDS = ((0.34, 0.42, 0.20), (0.45, 0.40, 0.30), (0.38, 0.38, 0.38), (0.62, 0.55, 0.42))
 _ROADS = ((0.30, 0.30, 0.31), (0.48, 0.46, 0.43), (0.40, 0.34, 0.28))
@@ -85,6 +91,25 @@ def render_scene(domain: str, *, seed: int, size: tuple[int, int] = SIZE) -> Sce
     color, depth = (_outdoor if domain == "outdoor" else _indoor)(dice, size)
     levels = _developed(color, dice).mul(255).round().to(torch.uint8)
     return Scene(f"{domain}_{seed}", levels, depth[None].half(), domain)
+
+
+def render_clutter(domain: str, *, seed: int, size: tuple[int, int] = SIZE) -> Scene:
+    """Return random clutter with the depth that is usual in a domain.
+
+    Args:
+        domain: ``outdoor`` or ``indoor``.
+        seed: The same seed gives the same scene.
+        size: Height and width in pixels.
+
+    >>> render_clutter("outdoor", seed=1, size=(24, 32)).depth.shape
+    torch.Size([1, 24, 32])
+    """
+    dice = Dice(torch.Generator().manual_seed(seed))
+    color, depth = clutter(size, dice)
+    median, farthest = _DEPTHS[domain]
+    levels = _developed(color, dice).mul(255).round().to(torch.uint8)
+    scaled = (depth * median * dice.uniform(0.8, 1.25)).clamp(0.05, farthest)
+    return Scene(f"clutter_{domain}_{seed}", levels, scaled[None].half(), domain)
 
 
 def _outdoor(dice: Dice, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -216,7 +241,7 @@ def _indoor(dice: Dice, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def _indoor_depth(canvas: Canvas, dice: Dice) -> Tensor:
     scale = _INDOOR_MEDIAN * dice.uniform(0.8, 1.25) / canvas.depth.median()
-    return (canvas.depth * scale).clamp(0.05, 6.0)
+    return (canvas.depth * scale).clamp(0.05, _INDOOR_FARTHEST)
 
 
 def _wall_pieces(
