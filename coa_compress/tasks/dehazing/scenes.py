@@ -1,7 +1,9 @@
 """Procedural clear scenes with exact depth: streets, fields and rooms."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -46,6 +48,9 @@ _INTERIORS = ((0.86, 0.84, 0.78), (0.70, 0.78, 0.80), (0.78, 0.64, 0.54), (0.60,
 _FLOORS = ((0.52, 0.34, 0.20), (0.68, 0.62, 0.54), (0.32, 0.24, 0.18), (0.46, 0.46, 0.48))
 
 
+_DOMAINS = ("outdoor", "outdoor", "indoor")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """A clear image with depth.
@@ -63,6 +68,42 @@ class Scene:
     domain: str
 
 
+@dataclass(frozen=True, slots=True)
+class ScenePool(Sequence[Scene]):
+    """A fixed pool of scenes that are rendered when they are asked for, and kept.
+
+    Args:
+        seed: Pools of different seeds have no scene in common.
+        count: How many streets, fields and rooms, two outdoor for each indoor one.
+        clutter: How many scenes of clutter follow, outdoor and indoor by turns.
+
+    >>> len(ScenePool(seed=1, count=3, clutter=2))
+    5
+    """
+
+    seed: int
+    count: int
+    clutter: int = 0
+
+    def __len__(self) -> int:
+        return self.count + self.clutter
+
+    @overload
+    def __getitem__(self, place: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Scene]: ...
+
+    def __getitem__(self, place: int | slice) -> Scene | list[Scene]:
+        places = range(len(self))[place]
+        if isinstance(places, range):
+            return [self[number] for number in places]
+        seed = 1000 * self.seed + places
+        if places < self.count:
+            return _kept(render_scene, _DOMAINS[places % 3], seed)
+        return _kept(render_clutter, _DOMAINS[1 + places % 2], seed)
+
+
 @cache
 def scene_pool(seed: int, count: int) -> tuple[Scene, ...]:
     """Return a fixed pool of scenes, two outdoor for each indoor one.
@@ -71,8 +112,12 @@ def scene_pool(seed: int, count: int) -> tuple[Scene, ...]:
         seed: Pools of different seeds have no scene in common.
         count: How many scenes.
     """
-    domains = ["outdoor", "outdoor", "indoor"]
-    return tuple(render_scene(domains[i % 3], seed=1000 * seed + i) for i in range(count))
+    return tuple(ScenePool(seed, count))
+
+
+@cache
+def _kept(render: Callable[..., Scene], domain: str, seed: int) -> Scene:
+    return render(domain, seed=seed)
 
 
 def render_scene(domain: str, *, seed: int, size: tuple[int, int] = SIZE) -> Scene:
