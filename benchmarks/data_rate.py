@@ -68,7 +68,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = _arguments(given)
     sizes = {"batch_size": arguments.batch, "crop": arguments.crop}
     places = {"procedural scenes": "builtin"}
-    if arguments.data is not None:
+    if arguments.data is not None and not arguments.builtin_only:
         places["decoded photographs"] = str(arguments.data / "train")
     rows, need = [], 0.0
     threads = torch.get_num_threads()
@@ -113,6 +113,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="few batches: does it run")
     parser.add_argument("--data", type=Path, default=default_data())
+    parser.add_argument("--builtin-only", action="store_true", help="no photographs")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)

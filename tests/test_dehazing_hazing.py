@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coa_compress.errors import SettingError
+from coa_compress.recipe.files import parse_recipe
 from coa_compress.tasks.dehazing.atmosphere import (
     drifting_density,
     uncertain_depth,
@@ -252,3 +253,11 @@ def test_the_task_hazes_its_training_scenes_as_it_is_told():
     ]
 
     assert luminance(draws[1][1]).mean() < luminance(draws[0][1]).mean()
+
+
+def test_a_recipe_says_which_haze():
+    text = "name: a\ntask: {name: dehazing, haze: {night: 0.2}}\nstages: {score: {}}\n"
+
+    recipe = parse_recipe(text, source="a.yaml", overrides=["task.haze.jpeg=0.5"])
+
+    assert recipe.task.settings.haze == HazeSettings(night=0.2, jpeg=0.5)

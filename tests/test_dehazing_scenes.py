@@ -100,7 +100,7 @@ def test_clutter_has_edges_at_every_scale_as_photographs_have():
 
 
 def test_a_pool_renders_what_it_is_asked_for_and_keeps_it():
-    pool = ScenePool(seed=77, count=3, clutter=2)
+    pool = ScenePool(seed=77, views=3, clutter=2)
 
     assert [pool[0].domain, pool[2].domain, pool[3].domain, pool[-1].domain] == [
         "outdoor",
@@ -108,7 +108,7 @@ def test_a_pool_renders_what_it_is_asked_for_and_keeps_it():
         "indoor",
         "outdoor",
     ]
-    assert pool[1] is ScenePool(seed=77, count=3)[1]
+    assert pool[1] is ScenePool(seed=77, views=3)[1]
     assert pool[0:2][1] is pool[1]
     assert scene_pool(77, 3)[1] is pool[1]
     assert len({scene.name for scene in pool}) == len(pool) == 5

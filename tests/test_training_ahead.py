@@ -4,7 +4,11 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +113,19 @@ def test_after_the_first_two_steps_workers_draw_everything(start):
         one_step(lambda m, size, g: queue.draw(Request(m, size), g), seed)
 
     assert here.here == 4
+
+
+def test_steps_that_draw_nothing_and_steps_begun_twice_keep_the_workers_in_order():
+    here, workers = Drawing(), [NearbyWorker(Drawing()) for _ in range(2)]
+    queue = _Queue(here, workers, seeds(20))
+
+    for step in (0, 0, 1, 3, 6, 7, 8, 12, 13, 14):
+        one_step(lambda m, size, g: queue.draw(Request(m, size), g), seeds(20)[step])
+
+    # steps 0 (twice) and 1
+    assert here.here == 6
+    assert all(len(worker.answers) <= 4 for worker in workers)
+    assert max(len(found) for worker in workers for found in worker.answers) == 2
 
 
 def test_other_generators_are_left_to_this_process():
@@ -249,3 +266,47 @@ def test_the_dehazing_task_travels_without_its_images_and_draws_the_same():
     assert torch.equal(first.input, again.input)
     assert torch.equal(first.target, again.target)
     assert sent.data.cache.used_mb == 0
+
+
+_KILLED = """
+import multiprocessing, os, signal, sys
+from test_training_ahead import JOB, SEED, Drawing, one_step, seeds
+from coa_compress.training.ahead import BatchSupply
+from coa_compress.training.settings import TrainingSettings
+
+if __name__ == "__main__":
+    supply = BatchSupply(Drawing())
+    with supply.ahead(JOB, TrainingSettings(steps=9, workers=1), seed=SEED):
+        for seed in seeds(4):
+            one_step(supply.draw, seed)
+        print(multiprocessing.active_children()[0].pid, flush=True)
+        os.kill(0, signal.SIGINT) if sys.argv[1] == "SIGINT" else os.kill(os.getpid(), 9)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_no_worker_outlives_a_job_that_is_killed(tmp_path, name):
+    (tmp_path / "job.py").write_text(_KILLED)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+
+    done = subprocess.run(
+        [sys.executable, "job.py", name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        start_new_session=True,
+    )
+
+    worker = Path("/proc") / done.stdout.strip()
+    until = time.monotonic() + 60
+    while worker.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert done.returncode == -getattr(signal, name)
+    assert not worker.exists()
+    assert done.stderr.count("Traceback") == (name == "SIGINT")

@@ -172,7 +172,7 @@ class _Queue:
         self._task, self._workers, self._seeds = task, workers, seeds
         self._places = {seed: place for place, seed in enumerate(seeds)}
         self._asked: dict[int, _Worker] = {}
-        self._plan: list[Request] = []
+        self._plan: dict[bytes, Request] = {}
         self._present = -1
         self._places_seen = 0
         self._next = 0
@@ -190,8 +190,8 @@ class _Queue:
                 self._used += 1
                 return prepared.batch
         if self._places_seen == 1:
-            # the first step shows what every step asks for
-            self._plan.append(request)
+            # the first step shows what every step asks for; it may be begun twice
+            self._plan[before] = request
         return drawn(self._task, request, generator)
 
     def warn_if_useless(self) -> None:
@@ -205,6 +205,9 @@ class _Queue:
     def _go_to(self, place: int) -> None:
         self._present = place
         self._places_seen += 1
+        for skipped in sorted(asked for asked in self._asked if asked < place):
+            # an answer that nobody takes would block its worker
+            self._asked.pop(skipped).answer()
         worker = self._asked.pop(place, None)
         self._at_hand = [] if worker is None else worker.answer()
         if self._places_seen == 1:
@@ -213,7 +216,7 @@ class _Queue:
         last = min(place + _BATCHES_AHEAD * len(self._workers), len(self._seeds) - 1)
         while self._next <= last:
             worker = self._workers[self._next % len(self._workers)]
-            if worker.ask(self._seeds[self._next], self._plan):
+            if worker.ask(self._seeds[self._next], list(self._plan.values())):
                 self._asked[self._next] = worker
             self._next += 1
 

@@ -69,7 +69,8 @@ def _ground(size: tuple[int, int], dice: Dice) -> Tensor:
     height = size[0]
     ramp = torch.linspace(dice.uniform(0.0, 2.2), 0.0, height)[:, None]
     bumps = fractal_noise(size, dice.generator, cells=2, octaves=3)
-    return (ramp + dice.uniform(0.0, 0.25) * bumps).exp()
+    depth: Tensor = (ramp + dice.uniform(0.0, 0.25) * bumps).exp()
+    return depth
 
 
 def _leaf(ground: Tensor, dice: Dice) -> _Leaf:

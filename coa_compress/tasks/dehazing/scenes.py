@@ -74,19 +74,19 @@ class ScenePool(Sequence[Scene]):
 
     Args:
         seed: Pools of different seeds have no scene in common.
-        count: How many streets, fields and rooms, two outdoor for each indoor one.
+        views: How many streets, fields and rooms, two outdoor for each indoor one.
         clutter: How many scenes of clutter follow, outdoor and indoor by turns.
 
-    >>> len(ScenePool(seed=1, count=3, clutter=2))
+    >>> len(ScenePool(seed=1, views=3, clutter=2))
     5
     """
 
     seed: int
-    count: int
+    views: int
     clutter: int = 0
 
     def __len__(self) -> int:
-        return self.count + self.clutter
+        return self.views + self.clutter
 
     @overload
     def __getitem__(self, place: int) -> Scene: ...
@@ -99,7 +99,7 @@ class ScenePool(Sequence[Scene]):
         if isinstance(places, range):
             return [self[number] for number in places]
         seed = 1000 * self.seed + places
-        if places < self.count:
+        if places < self.views:
             return _kept(render_scene, _DOMAINS[places % 3], seed)
         return _kept(render_clutter, _DOMAINS[1 + places % 2], seed)
 
