@@ -123,7 +123,7 @@ def _inside(u: Tensor, v: Tensor, corners: int, dice: Dice) -> Tensor:
 
 def _color(dice: Dice) -> Tensor:
     """Return a color as photographs have them: mostly muted, dark and light alike."""
-    light = 0.02 + 0.98 * dice.uniform(0.0, 1.0) ** 1.5
+    light = float(0.02 + 0.98 * dice.uniform(0.0, 1.0) ** 1.5)
     hue = 2 * torch.rand(3, generator=dice.generator) - 1
     vivid = min(1.0, -0.12 * math.log(dice.uniform(1e-3, 1.0)))
     return (light * (1 + vivid * (hue - hue.mean()))).clamp(0.01, 1.0)
