@@ -114,7 +114,7 @@ class Adapt:
         ) -> Mapping[str, Tensor]:
             losses: dict[str, Tensor] = {}
             if prior or settings.consistency > 0:
-                real = real_task.real_batch(batch_size, generator).to(context.device)
+                real = context.real_batch(batch_size, generator)
                 output = model(real)
                 losses |= values_of_terms(
                     "prior", real_task.guidance, prior, output=output, against=real

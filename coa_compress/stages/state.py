@@ -22,6 +22,7 @@ from coa_compress.artifacts import (
 from coa_compress.errors import RecipeError
 from coa_compress.protocols import Observer, Task
 from coa_compress.structure.exported import ExportedStructure
+from coa_compress.training.ahead import BatchSupply
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
 from coa_compress.training.settings import TrainingSettings
 
@@ -79,6 +80,7 @@ class Context:
         structure: Analyzes the teacher when first called.
         example: One input, batch 1, at which everything is counted.
         folder: Where this stage may keep files while it runs, or None.
+        supply: Where the batches of the task come from.
     """
 
     task: Task
@@ -88,6 +90,10 @@ class Context:
     structure: Callable[[nn.Module], ExportedStructure]
     example: Tensor
     folder: Path | None = None
+    supply: BatchSupply = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "supply", BatchSupply(self.task))
 
     def progress(self, done: int, total: int, values: Mapping[str, float]) -> None:
         """Tell the observer how far this stage is."""
@@ -95,22 +101,29 @@ class Context:
 
     def fit(self, job: TrainingJob, settings: TrainingSettings) -> TrainingResult:
         """Train for this stage: on the device, from the seed, resumable where there is a folder."""
-        return fit(
-            job,
-            settings,
-            seed=self.seed,
-            device=self.device,
-            folder=self.folder,
-            progress=self.progress,
-        )
+        with self.supply.ahead(job.name, settings, seed=self.seed):
+            return fit(
+                job,
+                settings,
+                seed=self.seed,
+                device=self.device,
+                folder=self.folder,
+                progress=self.progress,
+            )
 
     def calibration(self) -> list[Batch]:
         """Return the task's calibration batches on the device."""
         return [batch.to(self.device) for batch in self.task.calibration_batches()]
 
     def training_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Return a training batch on the device."""
-        return self.task.training_batch(batch_size, generator).to(self.device)
+        """Return a training batch on the device; workers may have drawn it already."""
+        batch: Batch = self.supply.draw("training_batch", batch_size, generator)
+        return batch.to(self.device)
+
+    def real_batch(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Return real inputs of an adaptable task on the device, likewise."""
+        batch: Tensor = self.supply.draw("real_batch", batch_size, generator)
+        return batch.to(self.device)
 
 
 class Stage(Protocol):

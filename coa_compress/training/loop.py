@@ -18,7 +18,7 @@ from coa_compress.training.averaging import decay_at, tensors_of, update_average
 from coa_compress.training.engine import Engine, parse_device
 from coa_compress.training.objective import check_names, check_weights, values_of, weighted_total
 from coa_compress.training.schedule import learning_rate_at
-from coa_compress.training.seeds import generator_of, repeatable, seed_global_, seed_of
+from coa_compress.training.seeds import repeatable, seed_global_, seed_of, step_seed
 from coa_compress.training.settings import TrainingSettings
 from coa_compress.training.state import CHECKPOINT_NAME, LoopState, digest_job, fill_
 
@@ -209,7 +209,8 @@ class _Loop:
         state.trained.train()
         state.averaged.eval()
         seed_global_(self.device, seed_of("global", *place))
-        return self.job.step_losses(state.model, state.averaged, generator_of("step", *place))
+        generator = torch.Generator().manual_seed(step_seed(*place))
+        return self.job.step_losses(state.model, state.averaged, generator)
 
     def _use_plain_layout_(self) -> bool:
         changed = _set_layout_(self.state.model, torch.contiguous_format)
@@ -245,7 +246,8 @@ class _Loop:
 
 def _digest(job: TrainingJob, settings: TrainingSettings, seed: int) -> str:
     described = asdict(settings)
-    del described["checkpoint_every"]
+    # neither changes a bit of the result
+    del described["checkpoint_every"], described["workers"]
     modules = {"model": job.model}
     if job.trainable_extras is not None:
         modules["extras"] = job.trainable_extras

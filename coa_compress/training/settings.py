@@ -40,6 +40,8 @@ class TrainingSettings:
         validate_every: Steps between two validations.
         cpu_threads: Threads of training on a CPU. With one, every run ends with the same bits;
             with more it is faster, and sums may be added up in another order each time.
+        workers: Processes that draw the batches of coming steps; 0 for none. Bits do not depend
+            on it. A script that trains with workers needs ``if __name__ == "__main__":``.
 
     Raises:
         SettingError: If a value is out of range, or the final learning rate above the largest.
@@ -64,6 +66,7 @@ class TrainingSettings:
     checkpoint_every: PositiveInt = 50
     validate_every: PositiveInt = 100
     cpu_threads: PositiveInt = 1
+    workers: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -19,7 +19,7 @@ from coa_compress.tasks.dehazing.folders import (
     with_truth,
 )
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
-from coa_compress.tasks.dehazing.scenes import Scene, scene_pool
+from coa_compress.tasks.dehazing.scenes import Scene, ScenePool, scene_pool
 from coa_compress.tasks.dehazing.settings import DehazingSettings, locations
 from coa_compress.tasks.dehazing.simulated import Shot, simulated_real
 from coa_compress.tasks.dehazing.sources import (
@@ -151,7 +151,7 @@ class DehazingData:
         """Crops of the built-in training scenes and photographs."""
         return Mixture(
             [
-                (1 - _PHOTOGRAPH_SHARE, self._hazed(scene_pool(*_TRAINING_POOL))),
+                (1 - _PHOTOGRAPH_SHARE, self._hazed(ScenePool(*_TRAINING_POOL))),
                 (_PHOTOGRAPH_SHARE, self._hazed(photograph_scenes("train"))),
             ]
         )
@@ -239,7 +239,7 @@ class DehazingData:
         return self._hazed([item for item in items if isinstance(item, SceneFile)])
 
     def _hazed(self, scenes: Sequence[Scene | SceneFile]) -> SceneSource:
-        return SceneSource(scenes, self.cache, self._settings.as_shot)
+        return SceneSource(scenes, self.cache, self._settings.as_shot, self._settings.haze)
 
     def _example(self, item: Pair | SceneFile) -> Example:
         if isinstance(item, Pair):
