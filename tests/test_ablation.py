@@ -242,19 +242,22 @@ def test_what_a_run_changes_in_its_folder_leaves_the_cache_alone(tmp_path):
 
 
 def test_a_folder_of_something_else_is_no_cache_and_no_ablation(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work", encoding="utf-8")
     with open_run(tmp_path / "a") as run:
         stage = run.begin("00_score", "d")
         run.mark_done(stage, "d", 2.0)
         with pytest.raises(RunError, match=r"is no cache folder \(it holds 'thesis.txt'"):
-            StageCache(tmp_path).keep("score", "d", stage)
+            StageCache(mine).keep("score", "d", stage)
         (stage.parent / "01_prune").mkdir()
         (stage.parent / "01_prune/mine").touch()
         with pytest.raises(RunError, match="was not made by this run"):
             run.adopt("01_prune", stage)
     put(tmp_path)
-    with pytest.raises(RunError, match=r"is no ablation folder \(it holds"):
-        run_ablation(load_ablation(tmp_path / "a.yaml"), [0], tmp_path)
+    with pytest.raises(RunError, match=r"is no ablation folder \(it holds 'thesis.txt'"):
+        run_ablation(load_ablation(tmp_path / "a.yaml"), [0], mine)
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
 
 def test_two_processes_do_not_run_one_ablation(tmp_path):
@@ -280,7 +283,7 @@ def test_all_problems_of_a_file_are_named_with_their_lines(tmp_path):
     assert errors(tmp_path, text) == [
         "a.yaml:2: unknown key 'referenc': did you mean reference? known: measures, name, out, "
         "recipe, reference, settings, variants",
-        "a.yaml:5: variants.x: must be a list or null, got 3",
+        "a.yaml:5: variants.x: must be a list, got 3",
         "a.yaml:6: variants.a b: must be letters, digits, '.', '_' and '-' (it names the run "
         "folder), got 'a b'",
     ]
@@ -305,8 +308,8 @@ def test_all_problems_of_all_variants_are_named_with_their_lines(tmp_path):
 def test_a_variant_without_effect_is_an_error(tmp_path):
     text = f"{ABLATION}  same: [stages.distill.feature=0.10]\n  again: [stages.adapt=off]\n"
     assert errors(tmp_path, text) == [
-        "a.yaml:12: variant 'same' is the same as 'full': change something, or remove it",
-        "a.yaml:13: variant 'again' is the same as 'core': change something, or remove it",
+        "a.yaml:13: variant 'same' is the same as 'full': change something, or remove it",
+        "a.yaml:14: variant 'again' is the same as 'core': change something, or remove it",
     ]
     assert len(load_ablation(put(tmp_path, text), only=["core"]).variants) == 2
 

@@ -21,7 +21,7 @@ FEW = [
     "stages.distill.taps=1",
     *(f"stages.{stage}.training.steps=2" for stage in ("distill", "adapt")),
     *(f"stages.{stage}.training.batch_size=1" for stage in ("distill", "adapt")),
-    "stages.measure.latency_rounds=1",
+    "stages.measure=off",
 ]
 needs_teacher = pytest.mark.skipif(
     not BUILTIN_WEIGHTS.is_file(), reason="the built-in teacher is not trained"
@@ -38,14 +38,23 @@ def test_every_recipe_loads(path):
 
 
 @needs_teacher
-@pytest.mark.parametrize("name", ["dehaze_full", "coa_paper"])
-def test_a_long_recipe_can_be_planned(name, call, images):
-    short = ["task.calibration_images=2", "task.validation_images=2", "task.crop=64"]
-    said = call("recipe", FOLDER / f"{name}.yaml", "--plan", "--set", *short, *places(images))
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_compresses_can_be_planned(path, call, images):
+    short = ["task.validation_images=2", "task.crop=64", "task.train=" + str(images / "train")]
+    recipe = load_recipe(path)
+    if "adapt" in recipe.stages:
+        short += ["task.calibration_images=2", *places(images)]
 
-    assert said.code == 0, said.err
-    assert re.search(r"^macs .* of .* (12|11|10)\.[0-9]%$", said.out, flags=re.MULTILINE)
-    assert said.out.rstrip().endswith("distill -> adapt -> measure")
+    said = call("recipe", path, "--plan", "--set", *short)
+
+    if "allocate" in recipe.stages:
+        keep = recipe.stages["allocate"].keep_macs
+        (kept,) = re.findall(r"^macs .* of .* ([0-9.]+)%$", said.out, flags=re.MULTILINE)
+        assert 0.85 * keep <= float(kept) / 100 <= keep
+        assert said.out.rstrip().endswith("distill -> adapt -> measure")
+    else:
+        assert (said.code, said.out) == (2, "")
+        assert said.err.startswith("error: there is nothing to plan: add stages 'score' and ")
 
 
 @needs_teacher
@@ -57,7 +66,8 @@ def test_a_long_recipe_runs_when_it_is_made_short(name, call, images, tmp_path):
 
     assert said.code == 0, said.err
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert set(report["measurements"]) == {"teacher", "student", "adapted"}
+    assert report["gate"]["accepted"] in (True, False)
+    assert list(report["histories"]) == ["distill", "adapt"]
     assert report["allocation"]["macs_kept"] <= 0.125
 
 
