@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from coa_compress._version import __version__
+from coa_compress.cli.ablate import ablate
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
 from coa_compress.cli.sensitivity import sensitivity
@@ -92,6 +93,9 @@ def recipe(  # noqa: PLR0913 - one parameter an option
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run stopped.")
     ] = True,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Finished stages that runs share.")
+    ] = None,
 ) -> None:
     """Run every stage of a recipe and write one report."""
     again = "the same command goes on where it stopped"
@@ -111,7 +115,7 @@ def recipe(  # noqa: PLR0913 - one parameter an option
         if plan:
             lines = [compressor.plan()]
         else:
-            result = compressor.run(resume=resume)
+            result = compressor.run(resume=resume, cache=cache)
             lines = [result.summary, f"report: {result.report_path}"]
     for line in lines:
         typer.echo(line)
@@ -163,6 +167,7 @@ def evaluate(
         typer.echo(measures_table(measures))
 
 
+app.command()(ablate)
 app.command()(profile)
 app.command()(sensitivity)
 

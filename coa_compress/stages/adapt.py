@@ -20,7 +20,7 @@ from coa_compress.stages.files import (
     save_network,
     write_json,
 )
-from coa_compress.stages.state import Context, State, needed
+from coa_compress.stages.state import Context, State, needed, network_so_far
 from coa_compress.stages.train import truth_of
 from coa_compress.training.loop import StepLosses, TrainingJob
 from coa_compress.training.objective import check_weights
@@ -57,11 +57,14 @@ class AdaptSettings:
 
 
 class Adapt:
-    """From the student to one adapted to the real domain, or back to the student."""
+    """From the student to one adapted to the real domain, or back to the student.
+
+    In a recipe that does not cut, the teacher itself is adapted.
+    """
 
     name = "adapt"
     Settings = AdaptSettings
-    needs: tuple[str, ...] = ("prune",)
+    needs: tuple[str, ...] = ()
 
     def __init__(self, settings: AdaptSettings) -> None:
         self.settings = settings
@@ -76,7 +79,7 @@ class Adapt:
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with an adapted student and the verdict of the gate."""
-        student = needed(state.student, "a student", self.name, "prune").to(context.device)
+        student = network_so_far(state).to(context.device)
         task, settings = _adaptable(context.task), self.settings
         prior, replay = self._terms(context.task)
         job = TrainingJob(
@@ -141,7 +144,7 @@ class Adapt:
 
     def load(self, state: State, folder: Path) -> State:
         """Return the state with the adapted student of the files."""
-        like = needed(state.student, "a student", self.name, "prune")
+        like = network_so_far(state)
         found = read_json(folder / "gate.json")
         gate = Gate(
             accepted=found["accepted"],

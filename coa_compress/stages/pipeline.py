@@ -4,12 +4,14 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coa_compress.errors import ModelError, RecipeError, RunError
 from coa_compress.runs import RunFolder, digest_of
+from coa_compress.stages.cache import StageCache
 from coa_compress.stages.state import Context, Stage, State
 
 
@@ -33,6 +35,7 @@ def check_stages(
     run: RunFolder | None,
     *,
     identity: str,
+    cache: StageCache | None = None,
 ) -> None:
     """Check the stages that are going to run, before any of them does; nothing is written.
 
@@ -42,6 +45,7 @@ def check_stages(
         context: What stages are given.
         run: Tells which stages are done; None for none of them.
         identity: What ``run_stages`` is given.
+        cache: Stages that need not be done again, or None.
 
     Raises:
         RecipeError: If a stage needs another one that is not in the recipe.
@@ -56,7 +60,8 @@ def check_stages(
     pending = [
         stage
         for index, (stage, digest) in enumerate(_with_digests(stages, identity))
-        if run is None or not run.is_done(run.stage_folder(index, stage.name), digest)
+        if not _is_done(run, index, stage.name, digest)
+        and not (cache is not None and cache.has(stage.name, digest))
     ]
     if pending:
         _check_output(state, context)
@@ -71,11 +76,13 @@ def run_stages(
     run: RunFolder,
     *,
     identity: str,
+    cache: StageCache | None = None,
 ) -> Outcome:
     """Return the state after all stages; those that are done are read from the run folder.
 
     Each stage is keyed by a digest of everything before it, so that a changed setting runs that
-    stage and all later ones anew, and nothing else.
+    stage and all later ones anew, and nothing else. By the same digest a stage is found that
+    another run has done.
 
     Args:
         stages: Each stage with its settings as JSON values.
@@ -83,15 +90,17 @@ def run_stages(
         context: What stages are given.
         run: Keeps the results.
         identity: Digest of the teacher, the task and whatever else all stages depend on.
+        cache: Stages of other runs; what this run does is added. None for no such thing.
     """
     seconds: dict[str, float] = {}
     for index, (stage, digest) in enumerate(_with_digests(stages, identity)):
         folder = run.stage_folder(index, stage.name)
-        if run.is_done(folder, digest):
+        came = _already(run, folder, stage.name, digest, cache)
+        if came:
             state = stage.load(state, folder)
             seconds[stage.name] = run.seconds(folder)
             context.observer.on_stage_start(stage.name, "done before")
-            context.observer.on_stage_end(stage.name, 0.0, "read from the run folder")
+            context.observer.on_stage_end(stage.name, 0.0, f"read from {came}")
             continue
         run.begin(folder, digest)
         context.observer.on_stage_start(stage.name, "")
@@ -102,6 +111,8 @@ def run_stages(
         seconds[stage.name] = time.monotonic() - began
         run.mark_done(folder, digest, seconds[stage.name])
         shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
+        if cache is not None:
+            cache.keep(stage.name, digest, folder)
         context.observer.on_stage_end(stage.name, seconds[stage.name], "")
         # what is handed on is what was written, so that a resumed run is the same run
         state = stage.load(state, folder)
@@ -109,6 +120,22 @@ def run_stages(
         message = f"{run.path} has no stage to run: name at least one in the recipe"
         raise RunError(message)
     return Outcome(state=state, seconds=seconds)
+
+
+def _is_done(run: RunFolder | None, index: int, name: str, digest: str) -> bool:
+    return run is not None and run.is_done(run.stage_folder(index, name), digest)
+
+
+def _already(run: RunFolder, folder: Path, name: str, digest: str, cache: StageCache | None) -> str:
+    """Return where a stage came from that is done by now; empty if it must be run."""
+    if run.is_done(folder, digest):
+        if cache is not None:
+            cache.keep(name, digest, folder)
+        return "the run folder"
+    if cache is not None and cache.has(name, digest):
+        cache.give(name, digest, run, folder)
+        return "the cache"
+    return ""
 
 
 def _with_digests(

@@ -163,6 +163,11 @@ class Stage(Protocol):
         """Return the state after this stage from what ``save`` wrote."""
 
 
+def network_so_far(state: State) -> nn.Module:
+    """Return the student, or the teacher itself in a run that does not compress."""
+    return state.teacher if state.student is None else state.student
+
+
 def needed(value: "Any | None", what: str, stage: str, earlier: str) -> Any:
     """Return a value that an earlier stage must have made.
 
