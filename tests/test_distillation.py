@@ -208,9 +208,9 @@ def test_a_number_is_the_weight_of_l2():
 
 def test_a_feature_term_that_does_not_exist_is_an_error_with_its_line():
     with pytest.raises(
-        RecipeError, match="no feature term named 'atention': did you mean attention"
+        RecipeError, match="no feature term named 'attentio': did you mean attention"
     ):
-        small_recipe(stages__distill__feature="{atention: 1}")
+        small_recipe(stages__distill__feature="{attentio: 1}")
 
 
 def test_contrast_without_taps_warns(tmp_path):

@@ -38,8 +38,8 @@ def contrastive_ratio(
         TrainingError: If there is no feature.
 
     >>> right, wrong = torch.zeros(1, 4), torch.ones(1, 4)
-    >>> contrastive_ratio([0.25 * wrong], [right], [wrong], [1.0]).round(decimals=4).item()
-    0.3333
+    >>> contrastive_ratio([0.25 * wrong], [right], [wrong], [1.0])
+    tensor(0.3333)
     """
     if not anchor:
         message = "the contrast has no features: set stages.distill.taps above 0 or its weight to 0"

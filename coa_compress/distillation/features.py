@@ -114,8 +114,8 @@ def affinity(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean difference of the cosines between positions (FAKD, He et al. 2020).
 
     The affinity of two positions of an image is the cosine between their channels; the mean is over
-    all pairs of positions (Tung & Mori 2019, arXiv:1907.09682, compare the images of a batch in the
-    same way). Larger maps are averaged to 16 x 16 first.
+    all pairs of positions (similarity-preserving distillation, arXiv:1907.09682, does so with the
+    images of a batch). Larger maps are averaged to 16 x 16 first.
 
     Args:
         student: Shape ``(batch, channels, height, width)``.
