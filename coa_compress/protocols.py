@@ -125,6 +125,14 @@ class Explained(Protocol):
         """One sentence on what a measure means, by the name of the measure."""
 
 
+@runtime_checkable
+class Perceptive(Protocol):
+    """A task that brings its own network for contrast; otherwise the teacher's features serve."""
+
+    def feature_network(self, device: str) -> Callable[[Tensor], Sequence[Tensor]]:
+        """Return a function from a batch to features, with a gradient to its input."""
+
+
 class Structure(Protocol):
     """The channel groups of one network, what they cost, and how to cut them."""
 

@@ -17,7 +17,7 @@ from coa_compress.cli.sensitivity import sensitivity
 from coa_compress.cli.session import session, staged
 from coa_compress.errors import CoaError, DataError, ModelError
 
-Kind = Literal["scorers", "allocators", "tasks", "stages", "losses"]
+Kind = Literal["scorers", "allocators", "tasks", "stages", "losses", "features"]
 
 app = typer.Typer(
     add_completion=False,
