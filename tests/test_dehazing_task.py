@@ -89,8 +89,9 @@ def test_the_task_satisfies_every_protocol(builtin):
 
 
 def test_what_it_measures_has_words(builtin):
-    assert set(builtin.gate_labels) == {"defect", "quality", "skill"}
-    assert set(builtin.explanations) == {"haze_density", "naturalness"}
+    haze_and_quality = {"fade", "dark_channel_density", "niqe"}
+    assert set(builtin.gate_labels) == {*haze_and_quality, "skill"}
+    assert set(builtin.explanations) == haze_and_quality
 
 
 def test_a_batch_depends_on_the_generator_only(builtin):
@@ -125,9 +126,9 @@ def test_built_in_measurements_and_pictures(builtin):
     measured = builtin.measure(nn.Identity())
     rows = builtin.pictures({"teacher": nn.Identity(), "student": Brighter()})
 
-    assert set(measured) == {"psnr_db", "ssim", "haze_density", "naturalness"}
+    assert set(measured) == {"psnr_db", "ssim", "fade", "dark_channel_density", "niqe"}
     assert set(measured["psnr_db"]) == {"builtin"}
-    assert set(measured["haze_density"]) == {"builtin", "real"}
+    assert set(measured["fade"]) == {"builtin", "real"}
     assert 5 < measured["psnr_db"]["builtin"] < 30
     assert list(rows[0].images) == ["hazy", "teacher", "student"]
     assert list(rows[-1].images) == ["hazy", "teacher", "student", "truth"]
@@ -205,7 +206,7 @@ def test_folders_give_splits_by_name(folders):
     measured = task.measure(nn.Identity())
 
     assert set(measured["psnr_db"]) == {"one", "two"}
-    assert set(measured["haze_density"]) == {"one", "two", "real"}
+    assert set(measured["fade"]) == {"one", "two", "real"}
     assert len(task.data.test["one"]) == 6
 
 
