@@ -66,12 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--every", type=int, default=1, help="use each N-th image only")
+    parser.add_argument("--every", type=int, default=1, help="use each N-th clear image only")
     given = parser.parse_args(arguments)
     out = given.out or Path(str(files("coa_compress.tasks.dehazing"))) / "weights"
     out.mkdir(parents=True, exist_ok=True)
     contents = read_folder(given.data)
-    clear, foggy = _clear(contents)[:: given.every], _foggy(contents)[:: given.every]
+    clear, foggy = _clear(contents)[:: given.every], _foggy(contents)
     found = fit(clear, foggy)
     note = (
         f"FADE: patches of {len(clear)} clear and {len(foggy)} hazy photographs; NIQE: sharp "

@@ -77,9 +77,18 @@ def fade(image: Tensor, parameters: FadeParameters) -> float:
 
     Returns:
         From 0, with the authors' parameters about 0.5 for a clear photograph and 1.5 in fog; nan
-        if no patch is defined, as in a black image.
+        if no patch is defined, as in an image of one color.
     """
-    features = fade_features(image)
+    return fade_of(fade_features(image), parameters)
+
+
+def fade_of(features: Tensor, parameters: FadeParameters) -> float:
+    """Return the perceptual fog density that follows from the features of the patches.
+
+    Args:
+        features: Shape ``(n_patches, 12)``, as ``fade_features`` returns them.
+        parameters: What patches without and with fog look like.
+    """
     spread = features.var(dim=1)
     clear = _mean_distance(features, spread, parameters.clear.to(features.device))
     foggy = _mean_distance(features, spread, parameters.foggy.to(features.device))

@@ -39,7 +39,16 @@ def niqe(image: Tensor, reference: Gaussian) -> float:
     Returns:
         From 0; lower is more natural.
     """
-    features, _ = patch_features(image)
+    return niqe_of(patch_features(image)[0], reference)
+
+
+def niqe_of(features: Tensor, reference: Gaussian) -> float:
+    """Return the distance that follows from the features of the patches.
+
+    Args:
+        features: Shape ``(n_patches, 36)``, as ``patch_features`` returns them.
+        reference: What natural images look like.
+    """
     reference = reference.to(features.device)
     difference = features.mean(dim=0) - reference.mean
     covariance = reference.covariance

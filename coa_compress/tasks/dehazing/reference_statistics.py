@@ -102,7 +102,7 @@ def _check(found: Gaussian, count: int, what: str) -> None:
 
 
 def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as values:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as values:
         return dict(values)
 
 
