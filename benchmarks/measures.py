@@ -48,7 +48,7 @@ Values = dict[str, list[float]]
 THICKNESS = (0.0, 0.25, 0.5, 1.0, 2.0)
 """Optical depths at the median distance, from no haze to dense haze."""
 
-SCENES = 24
+SCENES = 12
 """Most scenes that are hazed."""
 
 _HAZE = ("fade", "fade_original", "dark_channel_density")
@@ -192,7 +192,7 @@ def _sides(record: Mapping[str, Any]) -> Iterator[tuple[str, Values]]:
 def _parts(data: Path | None, every: int) -> Iterator[tuple[str, dict[str, Iterable[Tensor]]]]:
     """Yield the name of each part and its images by side, read when they are needed."""
     if data is not None:
-        photographs = {"train/real_hazy": list_images(data / "train" / "real_hazy")}
+        photographs = {}
         for part in read_folder(data / "test"):
             if part.pairs:
                 yield f"test/{part.path.name}", _pairs(part, every)
@@ -209,6 +209,9 @@ def _parts(data: Path | None, every: int) -> Iterator[tuple[str, dict[str, Itera
         scenes = list(spaced(found, max(1, SCENES // every)))
     hazed = {str(depth): _hazed(scenes, depth) for depth in THICKNESS}
     yield "synthetic haze", hazed
+    if data is not None and (data / "train" / "real_hazy").is_dir():
+        paths = list_images(data / "train" / "real_hazy")[::every]
+        yield "train/real_hazy", {"all": map(read_image, paths)}
 
 
 def _pairs(part: Contents, every: int) -> dict[str, Iterable[Tensor]]:
