@@ -12,13 +12,13 @@ from coa_compress.artifacts import (
     Budget,
     ChannelGroup,
     Cut,
-    DomainMeasures,
     ExpectedLosses,
     Picture,
     Scores,
     Workload,
 )
 from coa_compress.costs import CostModel
+from coa_compress.gate import DomainMeasures
 
 NamedLoss = Callable[[Tensor, Tensor], Tensor]
 """An unweighted scalar loss, from 0, of an output and what it is held against."""
@@ -70,7 +70,10 @@ class Adaptable(Protocol):
         """Prior losses of an output against its real input, which has no ground truth."""
 
     def domain_measures(self, model: nn.Module) -> DomainMeasures:
-        """Return what the gate compares, on real inputs that are held out from adaptation."""
+        """Return what the gate compares, on real inputs that are held out from adaptation.
+
+        The inputs are the same, in the same order, each time.
+        """
 
 
 @runtime_checkable
@@ -118,7 +121,7 @@ class Explained(Protocol):
 
     @property
     def gate_labels(self) -> Mapping[str, str]:
-        """Names of ``defect``, ``quality`` and ``skill``; those left out keep the general name."""
+        """Names for people of the measures of the gate and of ``skill``."""
 
     @property
     def explanations(self) -> Mapping[str, str]:

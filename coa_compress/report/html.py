@@ -147,6 +147,7 @@ def _values(report: Report) -> dict[str, Any]:
         "measures": [(label, list(rows)) for label, rows in measures],
         "rows": [_row(picture, list(report.measurements)) for picture in report.pictures],
         "rules": summary.gate_rules(report),
+        "gate_margin": summary.gate_margin(report),
         "widths": _width_bars(report),
         "allocation_facts": _allocation_facts(report),
         "stages": {stage: curves.charts(history) for stage, history in report.histories.items()},

@@ -1,15 +1,15 @@
 """Adapt the student to real, unlabelled inputs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from coa_compress.adaptation import consistency_loss, judge
-from coa_compress.artifacts import DomainMeasures, Gate, GateRules
+from coa_compress.adaptation import consistency_loss
 from coa_compress.errors import RecipeError
+from coa_compress.gate import Gate, GateRules, gate_from_json, gate_to_json, judge
 from coa_compress.protocols import Adaptable, Task
 from coa_compress.settings import NonNegativeFloat, check_ranges
 from coa_compress.stages.files import (
@@ -140,19 +140,12 @@ class Adapt:
         save_network(folder / "adapted.safetensors", adapted)
         save_history(folder / "history.json", state.histories[self.name])
         gate: Gate = needed(state.gate, "a verdict", self.name, self.name)
-        write_json(folder / "gate.json", asdict(gate))
+        write_json(folder / "gate.json", gate_to_json(gate))
 
     def load(self, state: State, folder: Path) -> State:
         """Return the state with the adapted student of the files."""
         like = network_so_far(state)
-        found = read_json(folder / "gate.json")
-        gate = Gate(
-            accepted=found["accepted"],
-            before=DomainMeasures(**found["before"]),
-            after=DomainMeasures(**found["after"]),
-            rules=GateRules(**found["rules"]),
-            reasons=tuple(found["reasons"]),
-        )
+        gate = gate_from_json(read_json(folder / "gate.json"))
         adapted = load_network(folder / "adapted.safetensors", like)
         state = replace(state, adapted=adapted, gate=gate)
         return state.with_history(self.name, load_history(folder / "history.json"))

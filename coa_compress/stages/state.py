@@ -14,12 +14,12 @@ from coa_compress.artifacts import (
     Budget,
     Curves,
     Cut,
-    Gate,
     History,
     Picture,
     Scores,
 )
 from coa_compress.errors import RecipeError
+from coa_compress.gate import Gate
 from coa_compress.protocols import Observer, Task
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.training.ahead import BatchSupply

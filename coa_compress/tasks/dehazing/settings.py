@@ -34,6 +34,9 @@ class DehazingSettings:
         calibration_images: How many crops score and refit the network.
         tile: Images of more than ``tile * tile`` pixels are restored in tiles.
         max_test_images: Most images measured in each test split, or None for all.
+        fade_parameters: A folder with the two ``.mat`` files of the authors of FADE; None for the
+            statistics that come with this package, whose values do not compare with published ones.
+        niqe_parameters: The same for NIQE: its ``.mat`` or ``.npz`` file, or None.
 
     Raises:
         SettingError: If a value is out of range.
@@ -51,6 +54,8 @@ class DehazingSettings:
     calibration_images: PositiveInt = 16
     tile: Annotated[int, Ge(128)] = 1024
     max_test_images: PositiveInt | None = None
+    fade_parameters: str | None = None
+    niqe_parameters: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)

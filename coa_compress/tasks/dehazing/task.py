@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from coa_compress.artifacts import Batch, DomainMeasures, Picture
+from coa_compress.artifacts import Batch, Picture
 from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import WeightsError
+from coa_compress.gate import DomainMeasures
 from coa_compress.protocols import NamedLoss, Progress, no_progress
 from coa_compress.tasks.dehazing.data import DehazingData, splits_of
 from coa_compress.tasks.dehazing.dice import Dice
@@ -22,6 +23,7 @@ from coa_compress.tasks.dehazing.guidance import PRIORS
 from coa_compress.tasks.dehazing.judging import Judge, judge_domain, measure_splits
 from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
 from coa_compress.tasks.dehazing.networks import HazeUNet
+from coa_compress.tasks.dehazing.no_reference import no_reference
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.showing import show_models
 from coa_compress.tasks.dehazing.sources import PhotographSource
@@ -39,23 +41,16 @@ class DehazingTask:
         seed: Seed of the calibration crops and of an untrained teacher.
 
     Raises:
-        DataError: If a folder is missing or unusable.
+        DataError: If a folder or a file of parameters is missing or unusable.
     """
 
     Settings: ClassVar[type[DehazingSettings]] = DehazingSettings
     gate_labels: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
-            "defect": "Haze on real photographs",
-            "quality": "Naturalness on real photographs",
+            "fade": "FADE on real photographs",
+            "dark_channel_density": "Dark channel density on real photographs",
+            "niqe": "NIQE on real photographs",
             "skill": "PSNR on validation pairs (dB)",
-        }
-    )
-    explanations: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "haze_density": "Estimated share of light that haze has replaced, from 0 to 1, told "
-            "from the image alone, so that no ground truth is needed; lower is clearer.",
-            "naturalness": "How close the statistics of an image are to those of clear "
-            "photographs, at most 100, told from the image alone; higher is more natural.",
         }
     )
 
@@ -63,6 +58,14 @@ class DehazingTask:
         self.settings = settings or DehazingSettings()
         self.seed = seed
         self.data = DehazingData(self.settings)
+        self.no_reference = no_reference(
+            self.settings.fade_parameters, self.settings.niqe_parameters
+        )
+
+    @property
+    def explanations(self) -> Mapping[str, str]:
+        """What the measures without truth mean, and whose parameters they take."""
+        return self.no_reference.explanations
 
     def build_teacher(self) -> nn.Module:
         """Return the trained teacher, in evaluation mode, on the CPU.
@@ -88,12 +91,13 @@ class DehazingTask:
     def fingerprint(self) -> list[str]:
         """Return the version of the built-in images, and a digest of the files that are used.
 
-        The digest covers path, size and time of change of each file; no file is opened.
+        The digest covers path, size and time of change of each file; no file is opened. The
+        parameters of the measures count by their values.
 
         Raises:
             DataError: If a file is gone.
         """
-        return self.data.fingerprint()
+        return [*self.data.fingerprint(), self.no_reference.digest()]
 
     def example_input(self) -> Tensor:
         """Return one random input, shape ``(1, 3, *example_size)``, values in ``[0, 1]``."""
@@ -121,7 +125,7 @@ class DehazingTask:
         return self._judge(model).mean_psnr_db(self.data.validation)
 
     def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """Return PSNR, SSIM, haze density and naturalness on every test split."""
+        """Return PSNR, SSIM, FADE, dark-channel density and NIQE on every test split."""
         judge = self._judge(model)
         return measure_splits(judge, self.data.test, self.data.test_real, no_progress)
 
@@ -137,8 +141,8 @@ class DehazingTask:
         return PRIORS
 
     def domain_measures(self, model: nn.Module) -> DomainMeasures:
-        """Return mean haze density, mean naturalness and validation PSNR for the gate."""
-        return judge_domain(self._judge(model), self.data.gate, self.validate(model))
+        """Return the haze and NIQE of each held-out real image, and the PSNR of each pair."""
+        return judge_domain(self._judge(model), self.data.gate, self.data.validation)
 
     def pictures(self, models: Mapping[str, nn.Module]) -> Sequence[Picture]:
         """Return rows of images: hazy, the output of each model by name, the truth."""
@@ -176,7 +180,7 @@ class DehazingTask:
         return tuple(self.training_batch(size, generator) for size in sizes)
 
     def _judge(self, model: nn.Module) -> Judge:
-        return Judge(model, self.settings.tile)
+        return Judge(model, self.settings.tile, self.no_reference)
 
 
 def _load(teacher: nn.Module, path: Path) -> None:
