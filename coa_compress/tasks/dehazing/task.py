@@ -1,6 +1,6 @@
 """Single-image dehazing as a task of coa-compress."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,9 +18,17 @@ from coa_compress.tasks.dehazing.data import DehazingData, splits_of
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.folder_use import restore_folder
 from coa_compress.tasks.dehazing.folders import beside_truth, read_folder
-from coa_compress.tasks.dehazing.guidance import PRIORS
-from coa_compress.tasks.dehazing.judging import Judge, judge_domain, measure_splits
+from coa_compress.tasks.dehazing.guidance.labels import LABELS
+from coa_compress.tasks.dehazing.guidance.priors import PRIORS
+from coa_compress.tasks.dehazing.guidance.rehazing import haze_again
+from coa_compress.tasks.dehazing.judging import (
+    Judge,
+    judge_domain,
+    measure_real,
+    measure_splits,
+)
 from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
+from coa_compress.tasks.dehazing.monitoring import monitor
 from coa_compress.tasks.dehazing.networks import HazeUNet
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.showing import show_models
@@ -136,6 +144,23 @@ class DehazingTask:
         """The physical priors of an output on its real input."""
         return PRIORS
 
+    @property
+    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
+        """The makers of labels that go further than the output of a network."""
+        return LABELS
+
+    def degrade(self, clear: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images under random haze of the kind that was seen in their real inputs."""
+        return haze_again(clear, real, generator)
+
+    def monitor(self, reference: nn.Module) -> Callable[[nn.Module], float]:
+        """Return a judge of networks without truth, on real images that are used for nothing else.
+
+        Args:
+            reference: The student before adaptation, which scores 0; higher is better.
+        """
+        return monitor(self._real_measures, reference)
+
     def domain_measures(self, model: nn.Module) -> DomainMeasures:
         """Return mean haze density, mean naturalness and validation PSNR for the gate."""
         return judge_domain(self._judge(model), self.data.gate, self.validate(model))
@@ -167,6 +192,10 @@ class DehazingTask:
         photographs = [path for contents in found for path in contents.photographs]
         real = PhotographSource(photographs, self.data.cache)
         return measure_splits(self._judge(model), splits, real, progress)
+
+    def _real_measures(self, model: nn.Module) -> dict[str, float]:
+        measured = measure_real(self._judge(model), self.data.stopping)
+        return {**measured, "psnr_db": self.validate(model)}
 
     @cached_property
     def _calibration(self) -> tuple[Batch, ...]:
