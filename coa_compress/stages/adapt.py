@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from coa_compress.adaptation import judge
-from coa_compress.artifacts import DomainMeasures, Gate, GateRules
+from coa_compress.artifacts import DomainMeasures, Gate, GateRules, History
 from coa_compress.errors import RecipeError, SettingError, TrainingError
 from coa_compress.protocols import Monitored, Task
 from coa_compress.settings import NonNegativeFloat, PositiveFloat, PositiveInt, check_ranges
@@ -134,13 +134,22 @@ class Adapt:
         """Return the state with an adapted student and the verdict of the gate."""
         student = needed(state.student, "a student", self.name, "prune").to(context.device)
         task, settings = adaptable(context.task), self.settings
-        result = context.fit(self._job(student, context), self._training())
-        model = merged(result.model, student)
+        model, history = self.adapt(student, context)
         before, after = task.domain_measures(student), task.domain_measures(model)
         gate = judge(before, after, settings.gate)
         adapted = model if gate.accepted else student
         state = replace(state, adapted=adapted, gate=gate)
-        return state.with_history(self.name, result.history)
+        return state.with_history(self.name, history)
+
+    def adapt(self, student: nn.Module, context: Context) -> tuple[nn.Module, History]:
+        """Return the adapted student, which no gate has judged, and how it came about.
+
+        Args:
+            student: On the device of the context; unchanged.
+            context: Gives the task, the seed and the device.
+        """
+        result = context.fit(self._job(student, context), self._training())
+        return merged(result.model, student), result.history
 
     def _job(self, student: nn.Module, context: Context) -> TrainingJob:
         settings, terms = self.settings, self._terms(context.task)

@@ -21,6 +21,7 @@ from coa_compress.tasks.dehazing.folders import beside_truth, read_folder
 from coa_compress.tasks.dehazing.guidance.labels import LABELS
 from coa_compress.tasks.dehazing.guidance.priors import PRIORS
 from coa_compress.tasks.dehazing.guidance.rehazing import haze_again
+from coa_compress.tasks.dehazing.guidance.words import text_priors
 from coa_compress.tasks.dehazing.judging import (
     Judge,
     judge_domain,
@@ -141,8 +142,8 @@ class DehazingTask:
 
     @property
     def guidance(self) -> Mapping[str, NamedLoss]:
-        """The physical priors of an output on its real input."""
-        return PRIORS
+        """The priors of an output on its real input: physical ones, and words where asked for."""
+        return self._guidance
 
     @property
     def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
@@ -192,6 +193,11 @@ class DehazingTask:
         photographs = [path for contents in found for path in contents.photographs]
         real = PhotographSource(photographs, self.data.cache)
         return measure_splits(self._judge(model), splits, real, progress)
+
+    @cached_property
+    def _guidance(self) -> Mapping[str, NamedLoss]:
+        clip, prompts = self.settings.clip, self.settings.clip_prompts
+        return {**PRIORS, **text_priors(clip, prompts)} if clip else PRIORS
 
     def _real_measures(self, model: nn.Module) -> dict[str, float]:
         measured = measure_real(self._judge(model), self.data.stopping)
