@@ -178,8 +178,8 @@ def drawing(*, haze):
 def test_learned_prompts_tell_hazy_from_clear(tmp_path):
     encoder = Words()
 
-    contexts = learn_prompts(encoder, drawing(haze=True), drawing(haze=False), length=3, steps=150)
-    again = learn_prompts(encoder, drawing(haze=True), drawing(haze=False), length=3, steps=150)
+    contexts = learn_prompts(encoder, drawing(haze=True), drawing(haze=False), length=3, steps=80)
+    again = learn_prompts(encoder, drawing(haze=True), drawing(haze=False), length=3, steps=80)
     save_prompts(tmp_path / "prompts.safetensors", contexts, encoder="words")
     loaded = load_prompts(tmp_path / "prompts.safetensors", width=5)
 

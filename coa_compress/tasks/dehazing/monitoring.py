@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-_HAZE = ("fade", "dark_channel", "haze_density")
+_HAZE = ("fade", "dark_channel_density", "haze_density")
 _QUALITY = {"naturalness": 1.0, "niqe": -1.0}
 _ALLOWED_DROP = 0.02
 _ALLOWED_LOSS_DB = 0.2

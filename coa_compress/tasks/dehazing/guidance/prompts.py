@@ -56,8 +56,8 @@ def learn_prompts(
             seen = torch.cat([encoder.images(images) for images in drawn])
         kinds = torch.arange(2).repeat_interleave(torch.tensor([len(d) for d in drawn]))
         logits = prompt_logits(seen, encoder.tokens(contexts))
-        optimizer.zero_grad()
-        functional.cross_entropy(logits, kinds.to(logits.device)).backward()
+        loss = functional.cross_entropy(logits, kinds.to(logits.device))
+        (contexts.grad,) = torch.autograd.grad(loss, [contexts])
         optimizer.step()
     return contexts.detach()
 
