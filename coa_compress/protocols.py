@@ -77,6 +77,41 @@ class Adaptable(Protocol):
 
 
 @runtime_checkable
+class Labeling(Protocol):
+    """A task that knows better pseudo-labels of real inputs than the output of a network."""
+
+    @property
+    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
+        """Return makers of labels of a network and real inputs by name; run without gradient."""
+
+
+@runtime_checkable
+class Degradable(Protocol):
+    """A task whose outputs can be degraded again by a model of what degrades real inputs."""
+
+    def degrade(self, clear: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        """Return outputs with a random defect of the kind that the real inputs have.
+
+        Args:
+            clear: Outputs or labels.
+            real: The inputs that they were made of.
+            generator: The only source of randomness.
+        """
+
+
+@runtime_checkable
+class Monitored(Protocol):
+    """A task that can tell without truth how an adaptation goes."""
+
+    def monitor(self, reference: nn.Module) -> Callable[[nn.Module], float]:
+        """Return a judge of networks on real inputs that are used for nothing else.
+
+        Args:
+            reference: The student before adaptation, which scores 0; higher is better.
+        """
+
+
+@runtime_checkable
 class Showable(Protocol):
     """A task that can show what models do, for the report."""
 

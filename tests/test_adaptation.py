@@ -7,7 +7,7 @@ from torch import nn
 
 from coa_compress import Compressor
 from coa_compress.adaptation import consistency_loss
-from coa_compress.errors import RecipeError, TrainingError
+from coa_compress.errors import ModelError, RecipeError, TrainingError
 from coa_compress.gate import DomainMeasures
 
 
@@ -15,7 +15,7 @@ def test_no_gradient_flows_into_the_pseudo_label():
     student, average = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
     real = torch.rand(1, 1, 4, 4)
 
-    consistency_loss(student(real), average, real).backward()
+    consistency_loss(student(real), average(real)).backward()
 
     assert student.weight.grad is not None
     assert average.weight.grad is None
@@ -25,6 +25,13 @@ class Dimming(Doubling):
     """Real inputs are images; what is wrong with an output is how bright it is."""
 
     guidance = {"bright": lambda output, real: output.mean() + 1}  # noqa: RUF012
+
+    def monitor(self, reference):
+        start = brightness(reference)
+        return lambda model: start - brightness(model)
+
+    def degrade(self, clear, real, generator):
+        return clear + torch.rand(clear.shape[0], 1, 1, 1, generator=generator)
 
     def real_batch(self, batch_size, generator):
         return torch.rand(batch_size, 3, 16, 16, generator=generator)
@@ -81,6 +88,119 @@ def test_replay_and_consistency_are_losses_by_name(tmp_path):
 
     losses = result.report.histories["adapt"].losses
     assert set(losses) == {"prior.bright", "consistency", "replay.l1"}
+
+
+def student_of(result):
+    return [p.detach().clone() for p in result.student.parameters()]
+
+
+@pytest.mark.parametrize("order", ["unrolled", "first_order"])
+def test_a_bilevel_adaptation_lowers_the_real_loss_and_logs_every_term(tmp_path, order):
+    result = adapted(
+        tmp_path,
+        0.001,
+        stages__adapt__mode="bilevel",
+        stages__adapt__bilevel=order,
+        stages__adapt__replay="{l1: 0.01}",
+    )
+
+    losses = result.report.histories["adapt"].losses
+    assert set(losses) == {"prior.bright", "bilevel", "replay.l1"}
+    assert losses["bilevel"] == pytest.approx(losses["prior.bright"], rel=1e-5)
+    assert losses["bilevel"][-1] < losses["bilevel"][0]
+    assert result.report.gate["accepted"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"mode": "bilevel", "replay": "{l1: 1}", "update": "low_rank"},
+        {"consistency": 1.0, "mean_teacher": "{decay: 0.5, interval: 3, warmup_updates: 2}"},
+        {"cycle": 1.0, "label": "twice", "update": "low_rank", "rank": 1},
+    ],
+)
+def test_an_interrupted_adaptation_ends_with_the_same_bits(tmp_path, overrides):
+    named = {f"stages__adapt__{key}": value for key, value in overrides.items()}
+    named["stages__adapt__training__checkpoint_every"] = 4
+    whole = adapted(tmp_path / "whole", 0.0, **named)
+
+    class Stopping(Dimming):
+        batches = 0
+
+        def real_batch(self, batch_size, generator):
+            self.batches += 1
+            if self.batches == 11:
+                raise KeyboardInterrupt
+            return super().real_batch(batch_size, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        adapted(tmp_path / "broken", 0.0, Stopping(), **named)
+    resumed = adapted(tmp_path / "broken", 0.0, Dimming(), **named)
+
+    assert all(map(torch.equal, student_of(whole), student_of(resumed)))
+    assert {type(m) for m in resumed.student.modules()} == {
+        type(m) for m in whole.student.modules()
+    }
+
+
+def test_patience_ends_the_training_and_returns_the_best_step(tmp_path):
+    class Worsening(Dimming):
+        def monitor(self, reference):
+            seen = []
+
+            def score(model):
+                seen.append(model)
+                return 1.0 if len(seen) == 2 else -float(len(seen))
+
+            return score
+
+    overrides = {"training__validate_every": 2, "training__patience": 6}
+    named = {f"stages__adapt__{key}": value for key, value in overrides.items()}
+    history = adapted(tmp_path, 0.0, Worsening(), **named).report.histories["adapt"]
+
+    assert [step for step, _ in history.validation] == [2, 4, 6, 8, 10]
+    assert history.steps[-1] == 10
+
+
+class Plainest(Doubling):
+    """Real inputs, and nothing that is optional."""
+
+    guidance = Dimming.guidance
+    real_batch = Dimming.real_batch
+    domain_measures = Dimming.domain_measures
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "match"),
+    [
+        ({"cycle": 1.0}, RecipeError, "Plainest has no method degrade: set it to 0"),
+        ({"training__patience": 5}, RecipeError, "Plainest has no method monitor: remove it"),
+        ({"label": "twise"}, TrainingError, r"stages\.adapt\.label is 'twise': did you mean twice"),
+        ({"mode": "bilevel"}, TrainingError, r"two levels and lacks stages\.adapt\.replay"),
+        (
+            {"mode": "bilevel", "prior": "{}", "replay": "{l1: 1}"},
+            TrainingError,
+            "two levels and lacks a term on real inputs",
+        ),
+        (
+            {"mode": "bilevel", "training__precision": "bf16"},
+            RecipeError,
+            "precision is bf16, which drowns the differences",
+        ),
+    ],
+)
+def test_what_the_task_or_the_mode_lacks_is_an_error_before_anything_runs(
+    tmp_path, overrides, error, match
+):
+    named = {f"stages__adapt__{key}": value for key, value in overrides.items()}
+    with pytest.raises(error, match=match):
+        adapted(tmp_path, 0.0, Plainest(), **named)
+    assert not (tmp_path / "run").exists()
+
+
+def test_norm_only_updates_need_norm_layers(tmp_path):
+    with pytest.raises(ModelError, match="has no norm layer with weights of its own"):
+        adapted(tmp_path, 0.0, stages__adapt__update="norm")
 
 
 class Unlabelled(Dimming):

@@ -30,6 +30,9 @@ generator that is seeded for exactly this job, seed, step and micro-step; it mus
 numbers from nothing else, and return the same names every time.
 """
 
+AfterStep = Callable[[nn.Module, int], None]
+"""Given the network and the optimizer steps done, after each of them."""
+
 _VIEW_FAILED = "view size is not compatible"
 
 
@@ -47,6 +50,9 @@ class TrainingJob:
             are returned. None returns the last ones.
         trainable_extras: Modules that ``step_losses`` uses and that are trained along, such as
             adapters between features; as they were, and where they were, when training ends.
+            A module in it whose parameters need no gradient is only kept in the checkpoint.
+        after_step: Called after each optimizer step; what it changes must be in
+            ``trainable_extras``, and depend on nothing but that, the network and the step.
     """
 
     name: str
@@ -55,6 +61,7 @@ class TrainingJob:
     weights: Mapping[str, float]
     validate: Callable[[nn.Module], float] | None = None
     trainable_extras: nn.Module | None = None
+    after_step: AfterStep | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -144,7 +151,7 @@ class _Loop:
 
     def run(self, progress: Progress) -> None:
         state, settings = self.state, self.settings
-        while state.step < settings.steps:
+        while state.step < settings.steps and not self._stalled():
             rate = learning_rate_at(state.step, settings)
             losses = self._advance(rate)
             last = state.step == settings.steps
@@ -155,6 +162,15 @@ class _Loop:
                 state.save(self.folder, self.digest)
             total = sum(self.job.weights.get(name, 0.0) * loss for name, loss in losses.items())
             progress(state.step, settings.steps, {**losses, "loss": total, "lr": rate})
+
+    def _stalled(self) -> bool:
+        """Return whether no validation has been better for longer than was asked for."""
+        patience, state = self.settings.patience, self.state
+        return (
+            patience is not None
+            and state.best is not None
+            and (state.step - state.best_step >= patience)
+        )
 
     def result(self) -> TrainingResult:
         state = self.state
@@ -189,6 +205,8 @@ class _Loop:
         self.engine.step_()
         update_average_(state.averaged, state.model, decay_at(state.step, settings.ema_decay))
         state.step += 1
+        if self.job.after_step is not None:
+            self.job.after_step(state.model, state.step)
         return sums
 
     def _losses(self, micro: int, buffers: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -50,6 +50,7 @@ _TRAINING_POOL = (1, 24)
 _VALIDATION_POOL = (2, 15)
 _TEST_POOL = (3, 8)
 _MOST_HELD_OUT = 16
+_MOST_STOPPING = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,13 @@ class DehazingData:
     @cached_property
     def adaptation(self) -> PhotographSource:
         """Unlabelled real images to adapt to."""
-        return PhotographSource(self._real_split[0], self.cache)
+        return PhotographSource(self._real_split[0][self._n_stopping :], self.cache)
+
+    @cached_property
+    def stopping(self) -> PhotographSource:
+        """Real images that say when to stop; neither adapted to nor judged on by the gate."""
+        images = self._real_split[0]
+        return PhotographSource(images[: self._n_stopping] or images, self.cache)
 
     @cached_property
     def gate(self) -> PhotographSource:
@@ -195,6 +202,10 @@ class DehazingData:
             builtin = self._real.builtin and not self._real.photographs
             images = simulated_real("test") if builtin else self.gate.images
         return PhotographSource(spaced(images, self._settings.max_test_images), self.cache)
+
+    @property
+    def _n_stopping(self) -> int:
+        return min(_MOST_STOPPING, len(self._real_split[0]) // 10)
 
     @cached_property
     def _real_split(self) -> tuple[list[Shot | Path], list[Shot | Path]]:

@@ -98,6 +98,12 @@ def measure_splits(
     return table
 
 
+def measure_real(judge: Judge, real: PhotographSource) -> dict[str, float]:
+    """Return the mean of each no-reference measure, by name."""
+    values = [judge.on_real(real.load(number)) for number in range(len(real.images))]
+    return {name: _mean([value[name] for value in values]) for name in values[0]}
+
+
 def judge_domain(
     judge: Judge, real: PhotographSource, validation: Sequence[Example]
 ) -> DomainMeasures:

@@ -33,6 +33,8 @@ class DehazingSettings:
         validation_images: How many images are split off the training data.
         calibration_images: How many crops score and refit the network.
         tile: Images of more than ``tile * tile`` pixels are restored in tiles.
+        clip: Architecture and weights of ``open_clip`` for guidance by words, or empty for none.
+        clip_prompts: A file of prompts that ``learn_prompts`` made, or empty for none.
         max_test_images: Most images measured in each test split, or None for all.
         fade_parameters: A folder with the two ``.mat`` files of the authors of FADE; None for the
             statistics that come with this package, whose values do not compare with published ones.
@@ -53,6 +55,8 @@ class DehazingSettings:
     validation_images: PositiveInt = 8
     calibration_images: PositiveInt = 16
     tile: Annotated[int, Ge(128)] = 1024
+    clip: str = ""
+    clip_prompts: str = ""
     max_test_images: PositiveInt | None = None
     fade_parameters: str | None = None
     niqe_parameters: str | None = None
@@ -63,6 +67,12 @@ class DehazingSettings:
             nearest = max(32, round(self.crop / _STRIDE) * _STRIDE)
             message = (
                 f"DehazingSettings.crop must be a multiple of 16, got {self.crop}: use {nearest}"
+            )
+            raise SettingError(message)
+        if self.clip_prompts and not self.clip:
+            message = (
+                f"DehazingSettings.clip_prompts is {self.clip_prompts!r} without the encoder they "
+                f"belong to: set clip too"
             )
             raise SettingError(message)
         if min(self.example_size) < 1:

@@ -1,6 +1,6 @@
 """Single-image dehazing as a task of coa-compress."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,9 +19,18 @@ from coa_compress.tasks.dehazing.data import DehazingData, splits_of
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.folder_use import restore_folder
 from coa_compress.tasks.dehazing.folders import beside_truth, read_folder
-from coa_compress.tasks.dehazing.guidance import PRIORS
-from coa_compress.tasks.dehazing.judging import Judge, judge_domain, measure_splits
+from coa_compress.tasks.dehazing.guidance.labels import LABELS
+from coa_compress.tasks.dehazing.guidance.priors import PRIORS
+from coa_compress.tasks.dehazing.guidance.rehazing import haze_again
+from coa_compress.tasks.dehazing.guidance.words import text_priors
+from coa_compress.tasks.dehazing.judging import (
+    Judge,
+    judge_domain,
+    measure_real,
+    measure_splits,
+)
 from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
+from coa_compress.tasks.dehazing.monitoring import monitor
 from coa_compress.tasks.dehazing.networks import HazeUNet
 from coa_compress.tasks.dehazing.no_reference import no_reference
 from coa_compress.tasks.dehazing.settings import DehazingSettings
@@ -137,8 +146,25 @@ class DehazingTask:
 
     @property
     def guidance(self) -> Mapping[str, NamedLoss]:
-        """The physical priors of an output on its real input."""
-        return PRIORS
+        """The priors of an output on its real input: physical ones, and words where asked for."""
+        return self._guidance
+
+    @property
+    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
+        """The makers of labels that go further than the output of a network."""
+        return LABELS
+
+    def degrade(self, clear: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images under random haze of the kind that was seen in their real inputs."""
+        return haze_again(clear, real, generator)
+
+    def monitor(self, reference: nn.Module) -> Callable[[nn.Module], float]:
+        """Return a judge of networks without truth, on real images that are used for nothing else.
+
+        Args:
+            reference: The student before adaptation, which scores 0; higher is better.
+        """
+        return monitor(self._real_measures, reference)
 
     def domain_measures(self, model: nn.Module) -> DomainMeasures:
         """Return the haze and NIQE of each held-out real image, and the PSNR of each pair."""
@@ -171,6 +197,15 @@ class DehazingTask:
         photographs = [path for contents in found for path in contents.photographs]
         real = PhotographSource(photographs, self.data.cache)
         return measure_splits(self._judge(model), splits, real, progress)
+
+    @cached_property
+    def _guidance(self) -> Mapping[str, NamedLoss]:
+        clip, prompts = self.settings.clip, self.settings.clip_prompts
+        return {**PRIORS, **text_priors(clip, prompts)} if clip else PRIORS
+
+    def _real_measures(self, model: nn.Module) -> dict[str, float]:
+        measured = measure_real(self._judge(model), self.data.stopping)
+        return {**measured, "psnr_db": self.validate(model)}
 
     @cached_property
     def _calibration(self) -> tuple[Batch, ...]:
