@@ -1,6 +1,6 @@
 """Adapt a distilled student to unlabelled real haze in several ways, and measure each.
 
-    python -m benchmarks.adapt [--data DIR] [--keep 0.125] [--variants detail ema ...]
+    python -m benchmarks.adapt [--data DIR] [--keep 0.125] [--variants detail "plain label" ...]
         [--seeds 0 1 2] [--work runs/adapt] [--images N] [--quick] [--json FILE]
 
 DIR holds ``train`` (``clear/``, ``depth/`` and ``index.csv``; ``real_hazy``; ``real_pairs``, of

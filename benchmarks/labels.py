@@ -4,8 +4,8 @@
         [--images N] [--quick] [--json FILE]
 
 On the training pairs with real haze, whose truth no adaptation sees, and on the training
-photographs without truth: a label that is nearer to the truth than the output, or shows less haze at the same
-distance, is worth learning. RUN is a run folder, a student folder or builtin:teacher.
+photographs without truth: a label that is nearer to the truth than the output, or shows less haze
+at the same distance, is worth learning. RUN is a run folder, a student folder or builtin:teacher.
 """
 
 import argparse

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from coa_compress.tasks.dehazing.guidance.channels import dark_channel
 from coa_compress.tasks.dehazing.guidance.rehazing import smooth
 
-_WINDOW = 31
+_FINE, _COARSE = 9, 31
 _VARIANCE = 1e-4
-_GAIN = 1.0
+_FINE_GAIN, _COARSE_GAIN = 1.0, 0.3
 _PART = 0.5
 _DARK_PATCH = 15
 _DARK_WEIGHT = 0.6
@@ -23,7 +23,8 @@ def detail_label(network: nn.Module, real: Tensor) -> Tensor:
 
     Haze shrinks local contrast by the transmission, and what a network leaves of haze shows as
     contrast that it did not give back. How much it gave back is told by the deviation in windows
-    of 31 pixels before and after; where nothing was removed, nothing is added.
+    of 31 pixels before and after; where nothing was removed, nothing is added. The added contrast
+    is that of windows of 9 and of 31 pixels, so that means and colors stay.
 
     Args:
         network: Dehazes.
@@ -36,18 +37,17 @@ def detail_label(network: nn.Module, real: Tensor) -> Tensor:
     >>> torch.allclose(detail_label(nn.Identity(), real), real)
     True
     """
-    output: Tensor = network(real)
-    output = output.clamp(0, 1)
-    mean = smooth(output, _WINDOW)
+    output = _restored(network, real)
     passed = (_deviation(real) / _deviation(output)).clamp(0, 1)
-    return (output + _GAIN * (1 - passed) * (output - mean)).clamp(0, 1)
+    fine, coarse = output - smooth(output, _FINE), output - smooth(output, _COARSE)
+    lost = (1 - passed).sqrt()
+    return (output + lost * (_FINE_GAIN * fine + _COARSE_GAIN * coarse)).clamp(0, 1)
 
 
 def halfway_label(network: nn.Module, real: Tensor) -> Tensor:
     """Return the mean of the output and of the output on the output, values in ``[0, 1]``."""
-    output: Tensor = network(real)
-    again: Tensor = network(output.clamp(0, 1))
-    return torch.lerp(output, again, _PART).clamp(0, 1)
+    output = _restored(network, real)
+    return torch.lerp(output, _restored(network, output), _PART)
 
 
 def dark_channel_label(network: nn.Module, real: Tensor) -> Tensor:
@@ -60,15 +60,14 @@ def dark_channel_label(network: nn.Module, real: Tensor) -> Tensor:
     Returns:
         Same shape, values in ``[0, 1]``.
     """
-    output: Tensor = network(real)
-    output = output.clamp(0, 1)
+    output = _restored(network, real)
     darkest = dark_channel(output, patch=_DARK_PATCH)
     flat = darkest.flatten(1)
     count = max(1, flat.shape[1] // _BRIGHTEST)
     places = flat.topk(count, dim=1).indices[:, None].expand(-1, output.shape[1], -1)
     light = output.flatten(2).gather(2, places).mean(dim=2)[:, :, None, None].clamp(min=_LEAST)
     veil = dark_channel((output / light).clamp(max=1), patch=_DARK_PATCH)
-    passed = (1 - _DARK_WEIGHT * smooth(veil, _WINDOW)).clamp(min=_LEAST)
+    passed = (1 - _DARK_WEIGHT * smooth(veil, _COARSE)).clamp(min=_LEAST)
     return (light + (output - light) / passed).clamp(0, 1)
 
 
@@ -80,7 +79,12 @@ LABELS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 """Every maker of pseudo-labels by name, besides those of the engine."""
 
 
+def _restored(network: nn.Module, image: Tensor) -> Tensor:
+    output: Tensor = network(image)
+    return output.clamp(0, 1)
+
+
 def _deviation(image: Tensor) -> Tensor:
     """Return the local deviation over all channels, shape ``(batch, 1, height, width)``."""
-    variance = smooth(image.square(), _WINDOW) - smooth(image, _WINDOW).square()
+    variance = smooth(image.square(), _COARSE) - smooth(image, _COARSE).square()
     return (variance.clamp(min=0).mean(dim=1, keepdim=True) + _VARIANCE).sqrt()
