@@ -5,7 +5,8 @@ import hashlib
 import inspect
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
-from coa_compress.errors import ModelError, RecipeError, WeightsError
+from coa_compress.errors import ModelError, RecipeError, RunError, WeightsError
 from coa_compress.protocols import (
     Fingerprinted,
     Observer,
@@ -33,7 +34,7 @@ from coa_compress.recipe.files import (
     load_recipe,
 )
 from coa_compress.recipe.schema import Recipe
-from coa_compress.report.write import write_report
+from coa_compress.report.write import REPORT_PAGE, write_report
 from coa_compress.result import (
     Result,
     TemporaryFolder,
@@ -49,6 +50,7 @@ from coa_compress.stages.state import Context, Stage, State
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.students import STUDENT_RECORD, load_student, read_student_record
+from coa_compress.training.processes import ALONE, Processes
 
 _BUILTIN = "builtin:"
 _BUILTIN_TASK = "dehazing"
@@ -115,25 +117,29 @@ class Compressor:
         check_stages(self._with_settings(), state, context, None, identity="")
         return plan_table(self._stages(), state, context)
 
-    def run(self, *, resume: bool = True) -> Result:
+    def run(self, *, resume: bool = True, processes: Processes = ALONE) -> Result:
         """Run every stage of the recipe and write the report.
 
         Args:
             resume: Go on where an earlier run in the same folder stopped.
+            processes: Those that train together, each of which calls this; the first one does
+                everything else, and writes. What ``launch_processes`` returned.
 
         Raises:
             CoaError: If anything of what was given cannot be used.
         """
+        if self._temporary is not None and processes.count > 1:
+            message = f"{processes.count} processes need one run folder that all see: give out=..."
+            raise RunError(message)
         started = time.time()
-        state, context, stages = self._start(), self._context(), self._with_settings()
+        state, context, stages = self._start(), self._context(processes), self._with_settings()
         before = RunFolder(Path(self.recipe.out).absolute()) if resume else None
-        identity = self._identity(state.teacher)
+        identity = processes.broadcast(self._identity(state.teacher))
         # before the folder is made: what is wrong from the start leaves nothing behind
-        check_stages(stages, state, context, before, identity=identity)
-        with open_run(Path(self.recipe.out)) as run:
-            if not resume:
-                run.reset()
-            write_atomic(run.path / "recipe.yaml", dump_recipe(self.recipe))
+        with processes.leading() as leads:
+            if leads:
+                check_stages(stages, state, context, before, identity=identity)
+        with self._opened(processes, resume=resume) as run:
             outcome = run_stages(stages, state, context, run, identity=identity)
             report = make_report(self.recipe, self.task, outcome, context, started=started)
             factory = self._factory()
@@ -141,15 +147,31 @@ class Compressor:
                 student=final_network(outcome.state).eval(),
                 teacher=outcome.state.teacher,
                 report=report,
-                report_path=write_report(report, run.path),
+                report_path=run.path / REPORT_PAGE,
                 record=student_record(
                     outcome.state, self.recipe, factory, task=self._task_record()
                 ),
                 summary=summary_of(report),
                 folder=self._temporary,
             )
-            result.save(run.path / "student")
+            with processes.leading() as leads:
+                if leads:
+                    write_report(report, run.path)
+                    result.save(run.path / "student")
         return result
+
+    @contextmanager
+    def _opened(self, processes: Processes, *, resume: bool) -> Iterator[RunFolder]:
+        """Open the run folder: the first process alone, for all."""
+        path = Path(self.recipe.out)
+        with ExitStack() as stack:
+            with processes.leading() as leads:
+                if leads:
+                    run = stack.enter_context(open_run(path))
+                    if not resume:
+                        run.reset()
+                    write_atomic(run.path / "recipe.yaml", dump_recipe(self.recipe))
+            yield RunFolder(path.absolute())
 
     def _stages(self) -> list[Stage]:
         types = {stage.name: stage for stage in SCHEMA.stages}
@@ -170,7 +192,7 @@ class Compressor:
                 parameter.requires_grad_(parameter.is_floating_point())
         return State(teacher=teacher, notes=self._notes())
 
-    def _context(self) -> Context:
+    def _context(self, processes: Processes = ALONE) -> Context:
         choice = self.recipe.structure
         example = self.task.example_input() if self._example is None else self._example.cpu()
         if example.ndim == 0 or len(example) != 1:
@@ -191,10 +213,11 @@ class Compressor:
         return Context(
             task=self.task,
             seed=self.recipe.seed,
-            device=self.device,
+            device=processes.device or self.device,
             observer=self._observer,
             structure=structure,
             example=example,
+            processes=processes,
         )
 
     def _identity(self, teacher: nn.Module) -> str:

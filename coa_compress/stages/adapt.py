@@ -60,6 +60,7 @@ class Adapt:
     """From the student to one adapted to the real domain, or back to the student."""
 
     name = "adapt"
+    trains = True
     Settings = AdaptSettings
     needs: tuple[str, ...] = ("prune",)
 
@@ -114,7 +115,8 @@ class Adapt:
         ) -> Mapping[str, Tensor]:
             losses: dict[str, Tensor] = {}
             if prior or settings.consistency > 0:
-                real = real_task.real_batch(batch_size, generator).to(context.device)
+                drawn = real_task.real_batch(batch_size, generator)
+                real = context.processes.share(drawn).to(context.device)
                 output = model(real)
                 losses |= values_of_terms(
                     "prior", real_task.guidance, prior, output=output, against=real

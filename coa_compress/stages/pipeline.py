@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from coa_compress.errors import ModelError, RecipeError, RunError
 from coa_compress.runs import RunFolder, digest_of
 from coa_compress.stages.state import Context, Stage, State
+from coa_compress.training.processes import ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +77,8 @@ def run_stages(
     """Return the state after all stages; those that are done are read from the run folder.
 
     Each stage is keyed by a digest of everything before it, so that a changed setting runs that
-    stage and all later ones anew, and nothing else.
+    stage and all later ones anew, and nothing else. Where several processes run the stages, the
+    first one writes, and the others wait and read what it wrote.
 
     Args:
         stages: Each stage with its settings as JSON values.
@@ -87,28 +90,45 @@ def run_stages(
     seconds: dict[str, float] = {}
     for index, (stage, digest) in enumerate(_with_digests(stages, identity)):
         folder = run.stage_folder(index, stage.name)
-        if run.is_done(folder, digest):
-            state = stage.load(state, folder)
+        if context.processes.broadcast(run.is_done(folder, digest)):
+            state = _loaded(stage, state, folder, context)
             seconds[stage.name] = run.seconds(folder)
             context.observer.on_stage_start(stage.name, "done before")
             context.observer.on_stage_end(stage.name, 0.0, "read from the run folder")
             continue
-        run.begin(folder, digest)
+        with context.processes.leading() as leads:
+            if leads:
+                run.begin(folder, digest)
         context.observer.on_stage_start(stage.name, "")
         began = time.monotonic()
         training = folder / "training"
-        state = stage.run(state, replace(context, folder=training))
-        stage.save(state, folder)
-        seconds[stage.name] = time.monotonic() - began
-        run.mark_done(folder, digest, seconds[stage.name])
-        shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
-        context.observer.on_stage_end(stage.name, seconds[stage.name], "")
+        working = replace(context, folder=training)
+        together = context.processes.count > 1 and getattr(stage, "trains", False)
+        ended = stage.run(state, working) if together else None
+        with context.processes.leading() as leads:
+            if leads:
+                alone = replace(working, processes=ALONE)
+                stage.save(stage.run(state, alone) if ended is None else ended, folder)
+                run.mark_done(folder, digest, time.monotonic() - began)
+                shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
         # what is handed on is what was written, so that a resumed run is the same run
-        state = stage.load(state, folder)
+        state = _loaded(stage, state, folder, context)
+        seconds[stage.name] = run.seconds(folder)
+        context.observer.on_stage_end(stage.name, seconds[stage.name], "")
     if not stages:
         message = f"{run.path} has no stage to run: name at least one in the recipe"
         raise RunError(message)
     return Outcome(state=state, seconds=seconds)
+
+
+def _loaded(stage: Stage, state: State, folder: Path, context: Context) -> State:
+    if not context.processes.leads and not folder.is_dir():
+        message = (
+            f"process {context.processes.rank} does not see {folder}, which process 0 wrote: "
+            f"give a run folder that all machines share"
+        )
+        raise RunError(message)
+    return stage.load(state, folder)
 
 
 def _with_digests(

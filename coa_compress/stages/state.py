@@ -23,6 +23,7 @@ from coa_compress.errors import RecipeError
 from coa_compress.protocols import Observer, Task
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
+from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.settings import TrainingSettings
 
 
@@ -79,6 +80,7 @@ class Context:
         structure: Analyzes the teacher when first called.
         example: One input, batch 1, at which everything is counted.
         folder: Where this stage may keep files while it runs, or None.
+        processes: Those that train together.
     """
 
     task: Task
@@ -88,6 +90,7 @@ class Context:
     structure: Callable[[nn.Module], ExportedStructure]
     example: Tensor
     folder: Path | None = None
+    processes: Processes = ALONE
 
     def progress(self, done: int, total: int, values: Mapping[str, float]) -> None:
         """Tell the observer how far this stage is."""
@@ -102,6 +105,7 @@ class Context:
             device=self.device,
             folder=self.folder,
             progress=self.progress,
+            processes=self.processes,
         )
 
     def calibration(self) -> list[Batch]:
@@ -109,8 +113,13 @@ class Context:
         return [batch.to(self.device) for batch in self.task.calibration_batches()]
 
     def training_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Return a training batch on the device."""
-        return self.task.training_batch(batch_size, generator).to(self.device)
+        """Return this process' share of a training batch on the device."""
+        return self.shared(self.task.training_batch(batch_size, generator)).to(self.device)
+
+    def shared(self, batch: Batch) -> Batch:
+        """Return this process' share of a batch that every process has drawn."""
+        target = None if batch.target is None else self.processes.share(batch.target)
+        return Batch(self.processes.share(batch.input), target)
 
 
 class Stage(Protocol):
@@ -123,6 +132,9 @@ class Stage(Protocol):
         name: The key of the recipe.
         Settings: A frozen dataclass.
         needs: Names of stages that must be in the recipe too.
+
+    A stage with an attribute ``trains`` that is true runs on all processes, so that they train
+    together; any other runs on the first one.
     """
 
     name: str
