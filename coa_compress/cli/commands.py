@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from coa_compress._version import __version__
+from coa_compress.cli.export import export
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
 from coa_compress.cli.sensitivity import sensitivity
@@ -174,8 +175,8 @@ def evaluate(
         typer.echo(measures_table(measures))
 
 
-app.command()(profile)
-app.command()(sensitivity)
+for _command in (profile, sensitivity, export):
+    app.command()(_command)
 
 
 @app.command("list")
