@@ -14,6 +14,7 @@ from coa_compress._version import __version__
 from coa_compress.cli.export import export
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
+from coa_compress.cli.report import compare, report
 from coa_compress.cli.sensitivity import sensitivity
 from coa_compress.cli.session import session, staged
 from coa_compress.cli.team import Strategy, said_elsewhere, team_of
@@ -175,7 +176,7 @@ def evaluate(
         typer.echo(measures_table(measures))
 
 
-for _command in (profile, sensitivity, export):
+for _command in (profile, sensitivity, export, report, compare):
     app.command()(_command)
 
 
