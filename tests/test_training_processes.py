@@ -188,7 +188,7 @@ def test_alone_whatever_the_environment_says():
 CLI = """\
 name: pair
 device: cpu
-task: {name: dehazing, teacher: random, crop: 16, example_size: [16, 16], validation_images: 1,
+task: {name: dehazing, teacher: random, crop: 32, example_size: [32, 32], validation_images: 1,
        calibration_images: 1}
 stages:
   train: {training: {steps: 2, batch_size: 2, validate_every: 2, learning_rate: LR}}
