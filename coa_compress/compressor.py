@@ -5,7 +5,8 @@ import hashlib
 import inspect
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
-from coa_compress.errors import ModelError, RecipeError, WeightsError
+from coa_compress.errors import ModelError, RecipeError, RunError, WeightsError
 from coa_compress.protocols import (
     Fingerprinted,
     Observer,
@@ -33,7 +34,7 @@ from coa_compress.recipe.files import (
     load_recipe,
 )
 from coa_compress.recipe.schema import Recipe
-from coa_compress.report.write import write_report
+from coa_compress.report.write import REPORT_PAGE, write_report
 from coa_compress.result import (
     Result,
     TemporaryFolder,
@@ -50,6 +51,7 @@ from coa_compress.stages.state import Context, Stage, State
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.students import STUDENT_RECORD, load_student, read_student_record
+from coa_compress.training.processes import ALONE, Processes
 
 _BUILTIN = "builtin:"
 _BUILTIN_TASK = "dehazing"
@@ -124,28 +126,38 @@ class Compressor:
         """
         check_stages(self._with_settings(), self._start(), self._context(), None, identity="")
 
-    def run(self, *, resume: bool = True, cache: Path | str | None = None) -> Result:
+    def run(
+        self,
+        *,
+        resume: bool = True,
+        cache: Path | str | None = None,
+        processes: Processes = ALONE,
+    ) -> Result:
         """Run every stage of the recipe and write the report.
 
         Args:
             resume: Go on where an earlier run in the same folder stopped.
             cache: Folder of finished stages that runs share: those that this run needs are taken
                 from there, and those that it does are added. None for no such folder.
+            processes: Those that train together, each of which calls this; the first one does
+                everything else, and writes. What ``launch_processes`` returned.
 
         Raises:
             CoaError: If anything of what was given cannot be used.
         """
+        if self._temporary is not None and processes.count > 1:
+            message = f"{processes.count} processes need one run folder that all see: give out=..."
+            raise RunError(message)
         started = time.time()
         shared = None if cache is None else StageCache(Path(cache))
-        state, context, stages = self._start(), self._context(), self._with_settings()
+        state, context, stages = self._start(), self._context(processes), self._with_settings()
         before = RunFolder(Path(self.recipe.out).absolute()) if resume else None
-        identity = self._identity(state.teacher)
+        identity = processes.broadcast(self._identity(state.teacher))
         # before the folder is made: what is wrong from the start leaves nothing behind
-        check_stages(stages, state, context, before, identity=identity, cache=shared)
-        with open_run(Path(self.recipe.out)) as run:
-            if not resume:
-                run.reset()
-            write_atomic(run.path / "recipe.yaml", dump_recipe(self.recipe))
+        with processes.leading() as leads:
+            if leads:
+                check_stages(stages, state, context, before, identity=identity, cache=shared)
+        with self._opened(processes, resume=resume) as run:
             outcome = run_stages(stages, state, context, run, identity=identity, cache=shared)
             report = make_report(self.recipe, self.task, outcome, context, started=started)
             factory = self._factory()
@@ -153,15 +165,31 @@ class Compressor:
                 student=final_network(outcome.state).eval(),
                 teacher=outcome.state.teacher,
                 report=report,
-                report_path=write_report(report, run.path),
+                report_path=run.path / REPORT_PAGE,
                 record=student_record(
                     outcome.state, self.recipe, factory, task=self._task_record()
                 ),
                 summary=summary_of(report),
                 folder=self._temporary,
             )
-            result.save(run.path / "student")
+            with processes.leading() as leads:
+                if leads:
+                    write_report(report, run.path)
+                    result.save(run.path / "student")
         return result
+
+    @contextmanager
+    def _opened(self, processes: Processes, *, resume: bool) -> Iterator[RunFolder]:
+        """Open the run folder: the first process alone, for all."""
+        path = Path(self.recipe.out)
+        with ExitStack() as stack:
+            with processes.leading() as leads:
+                if leads:
+                    run = stack.enter_context(open_run(path))
+                    if not resume:
+                        run.reset()
+                    write_atomic(run.path / "recipe.yaml", dump_recipe(self.recipe))
+            yield RunFolder(path.absolute())
 
     def _stages(self) -> list[Stage]:
         types = {stage.name: stage for stage in SCHEMA.stages}
@@ -182,7 +210,7 @@ class Compressor:
                 parameter.requires_grad_(parameter.is_floating_point())
         return State(teacher=teacher, notes=self._notes())
 
-    def _context(self) -> Context:
+    def _context(self, processes: Processes = ALONE) -> Context:
         choice = self.recipe.structure
         example = self.task.example_input() if self._example is None else self._example.cpu()
         if example.ndim == 0 or len(example) != 1:
@@ -203,10 +231,11 @@ class Compressor:
         return Context(
             task=self.task,
             seed=self.recipe.seed,
-            device=self.device,
+            device=processes.device or self.device,
             observer=self._observer,
             structure=structure,
             example=example,
+            processes=processes,
         )
 
     def _identity(self, teacher: nn.Module) -> str:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +12,18 @@ from typing import Any
 
 from torch import nn
 
+from coa_compress.errors import CoaWarning
 from coa_compress.protocols import Explained, Showable, Task
 from coa_compress.provenance import commit, machine, versions
 from coa_compress.recipe.assembly import plain_recipe
 from coa_compress.recipe.files import dump_recipe, recipe_digest
 from coa_compress.recipe.schema import Recipe
 from coa_compress.report.content import Report, describe_allocation, describe_gate
+from coa_compress.report.reading import report_of
 from coa_compress.report.summary import headline
+from coa_compress.report.write import read_report, write_report
+from coa_compress.stages.files import load_pictures
+from coa_compress.stages.measure import Measure
 from coa_compress.stages.pipeline import Outcome
 from coa_compress.stages.state import Context, State
 from coa_compress.students import StudentRecord, digest_settings, graph_record, save_student
@@ -149,6 +155,27 @@ def make_report(
 def summary_of(report: Report) -> str:
     """Return the run in one sentence."""
     return headline(report)
+
+
+def render_again(run: Path) -> Path:
+    """Write the report of a finished run anew, from its ``report.json`` and its pictures.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        The path of the web page.
+
+    Raises:
+        DataError: If there is no report, or it cannot be read.
+    """
+    values = read_report(run)
+    folders = sorted(run.glob(f"[0-9][0-9]_{Measure.name}"))
+    pictures = load_pictures(folders[0]) if folders and values["pictures"] else ()
+    if values["pictures"] and not pictures:
+        message = f"{run} has no folder of stage {Measure.name!r}: the pictures are left out"
+        warnings.warn(message, CoaWarning, stacklevel=2)
+    return write_report(report_of(values, pictures), run)
 
 
 def _provenance(recipe: Recipe, context: Context, *, started: float) -> dict[str, Any]:

@@ -58,11 +58,14 @@ class FakeEngine(types.ModuleType):
         super().__init__("coa_compress.compressor")
         self.recipe: Any = None
         self.resume: bool | None = None
+        self.processes = 0
         self.task: object = Folders()
         self.action = lambda: None
         engine = self
 
         class Compressor:
+            device = "cpu"
+
             def __init__(self, *, recipe, observer):
                 engine.recipe = recipe
                 self.observer = observer
@@ -71,8 +74,8 @@ class FakeEngine(types.ModuleType):
                 engine.action()
                 return "the plan"
 
-            def run(self, resume=True):  # noqa: FBT002 - as the engine has it
-                engine.resume = resume
+            def run(self, *, processes, resume=True):
+                engine.resume, engine.processes = resume, processes.count
                 self.observer.on_stage_start("score", "3 groups")
                 self.observer.on_progress(1, 2, {"loss": 0.5})
                 engine.action()
@@ -128,6 +131,7 @@ def test_recipe_runs_and_ends_with_the_summary_and_the_report(engine, recipe_fil
         "✓ score 1.2 s  done",
     ]
     assert engine.resume is True
+    assert engine.processes == 1
 
 
 def test_recipe_passes_every_option_on(engine, recipe_file, call):

@@ -1,6 +1,7 @@
 """The commands; torch is imported only once a command runs."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,10 +12,13 @@ import typer
 
 from coa_compress._version import __version__
 from coa_compress.cli.ablate import ablate
+from coa_compress.cli.export import export
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
+from coa_compress.cli.report import compare, report
 from coa_compress.cli.sensitivity import sensitivity
 from coa_compress.cli.session import session, staged
+from coa_compress.cli.team import Strategy, said_elsewhere, team_of
 from coa_compress.errors import CoaError, DataError, ModelError
 
 Kind = Literal["scorers", "allocators", "tasks", "stages", "losses", "features"]
@@ -46,7 +50,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="coa-compress")
     except CoaError as error:
-        typer.echo(f"error: {error}", err=True)
+        if not said_elsewhere(error):
+            typer.echo(f"error: {error}", err=True)
         return 2
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -96,11 +101,19 @@ def recipe(  # noqa: PLR0913 - one parameter an option
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Finished stages that runs share.")
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs, or processes on the CPU, that train together.")
+    ] = None,
+    strategy: Annotated[
+        Strategy, typer.Option(help="fsdp splits what is trained among the devices.")
+    ] = "ddp",
 ) -> None:
     """Run every stage of a recipe and write one report."""
     again = "the same command goes on where it stopped"
     again = again if resume else f"without --no-resume {again}"
-    with session(interrupted="nothing was changed" if plan else again) as screen:
+    team = team_of(devices, strategy, os.environ)
+    said = "nothing was changed" if plan else again
+    with session(interrupted=said, quiet=team.follows) as screen:
         from coa_compress.compressor import Compressor
         from coa_compress.recipe.files import load_recipe
 
@@ -115,9 +128,11 @@ def recipe(  # noqa: PLR0913 - one parameter an option
         if plan:
             lines = [compressor.plan()]
         else:
-            result = compressor.run(resume=resume, cache=cache)
+            result = compressor.run(
+                resume=resume, cache=cache, processes=team.launch(compressor.device)
+            )
             lines = [result.summary, f"report: {result.report_path}"]
-    for line in lines:
+    for line in [] if team.follows else lines:
         typer.echo(line)
 
 
@@ -167,9 +182,8 @@ def evaluate(
         typer.echo(measures_table(measures))
 
 
-app.command()(ablate)
-app.command()(profile)
-app.command()(sensitivity)
+for _command in (ablate, profile, sensitivity, export, report, compare):
+    app.command()(_command)
 
 
 @app.command("list")

@@ -1,10 +1,12 @@
 """What surrounds every command: the screen, warnings in one line, a kind word on Ctrl-C."""
 
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TextIO, TypeVar
 
 import typer
@@ -19,22 +21,26 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def session(*, interrupted: str) -> Iterator[Screen]:
+def session(*, interrupted: str, quiet: bool = False) -> Iterator[Screen]:
     """Show progress and warnings while a command works.
 
     Args:
         interrupted: What a person who presses Ctrl-C should know.
+        quiet: Show nothing: another process does.
 
     Raises:
         typer.Exit: After Ctrl-C, with code 130.
     """
-    screen = screen_for(sys.stderr)
-    try:
-        with screen, warnings_said(screen.say):
-            yield screen
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted: {interrupted}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    with ExitStack() as stack:
+        nowhere = Path(os.devnull)
+        stream = stack.enter_context(nowhere.open("w", encoding="utf-8")) if quiet else sys.stderr
+        screen = screen_for(stream)
+        try:
+            with screen, warnings_said(screen.say):
+                yield screen
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted: {interrupted}", file=stream)
+            raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

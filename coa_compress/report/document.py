@@ -57,6 +57,7 @@ def to_document(report: Report) -> dict[str, Any]:
         "provenance": report.provenance,
         "stage_seconds": report.stage_seconds,
         "notes": report.notes,
+        "explanations": report.explanations,
     }
     return {key: _plain(value, key) for key, value in values.items()}
 

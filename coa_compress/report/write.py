@@ -11,6 +11,9 @@ from coa_compress.report.document import SCHEMA_VERSION, to_json
 from coa_compress.report.html import to_html
 from coa_compress.report.markdown import to_markdown
 
+REPORT_PAGE = "report.html"
+"""Name of the web page in a run folder."""
+
 
 def write_report(report: Report, folder: Path) -> Path:
     """Write ``report.json``, ``report.md`` and ``report.html``, each whole or not at all.
@@ -31,11 +34,11 @@ def write_report(report: Report, folder: Path) -> Path:
     texts = {
         "report.json": to_json(report),
         "report.md": to_markdown(report),
-        "report.html": to_html(report),
+        REPORT_PAGE: to_html(report),
     }
     for name, text in texts.items():
         write_atomic(folder / name, text)
-    return folder / "report.html"
+    return folder / REPORT_PAGE
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Adapt:
     """
 
     name = "adapt"
+    trains = True
     Settings = AdaptSettings
     needs: tuple[str, ...] = ()
 

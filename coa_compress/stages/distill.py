@@ -87,6 +87,7 @@ class Distill:
     """From a cut student to a trained one."""
 
     name = "distill"
+    trains = True
     Settings = DistillSettings
     needs: tuple[str, ...] = ("prune",)
 

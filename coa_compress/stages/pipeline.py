@@ -13,6 +13,7 @@ from coa_compress.errors import ModelError, RecipeError, RunError
 from coa_compress.runs import RunFolder, digest_of
 from coa_compress.stages.cache import StageCache
 from coa_compress.stages.state import Context, Stage, State
+from coa_compress.training.processes import ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +83,8 @@ def run_stages(
 
     Each stage is keyed by a digest of everything before it, so that a changed setting runs that
     stage and all later ones anew, and nothing else. By the same digest a stage is found that
-    another run has done.
+    another run has done. Where several processes run the stages, the first one writes, and the
+    others wait and read what it wrote.
 
     Args:
         stages: Each stage with its settings as JSON values.
@@ -95,27 +97,34 @@ def run_stages(
     seconds: dict[str, float] = {}
     for index, (stage, digest) in enumerate(_with_digests(stages, identity)):
         folder = run.stage_folder(index, stage.name)
-        came = _already(run, folder, stage.name, digest, cache)
+        came = _already(run, stage.name, digest, folder=folder, context=context, cache=cache)
         if came:
-            state = stage.load(state, folder)
+            state = _loaded(stage, state, folder, context)
             seconds[stage.name] = run.seconds(folder)
             context.observer.on_stage_start(stage.name, "done before")
             context.observer.on_stage_end(stage.name, 0.0, f"read from {came}")
             continue
-        run.begin(folder, digest)
+        with context.processes.leading() as leads:
+            if leads:
+                run.begin(folder, digest)
         context.observer.on_stage_start(stage.name, "")
         began = time.monotonic()
         training = folder / "training"
-        state = stage.run(state, replace(context, folder=training))
-        stage.save(state, folder)
-        seconds[stage.name] = time.monotonic() - began
-        run.mark_done(folder, digest, seconds[stage.name])
-        shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
-        if cache is not None:
-            cache.keep(stage.name, digest, folder)
-        context.observer.on_stage_end(stage.name, seconds[stage.name], "")
+        working = replace(context, folder=training)
+        together = context.processes.count > 1 and getattr(stage, "trains", False)
+        ended = stage.run(state, working) if together else None
+        with context.processes.leading() as leads:
+            if leads:
+                alone = replace(working, processes=ALONE)
+                stage.save(stage.run(state, alone) if ended is None else ended, folder)
+                run.mark_done(folder, digest, time.monotonic() - began)
+                shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
+                if cache is not None:
+                    cache.keep(stage.name, digest, folder)
         # what is handed on is what was written, so that a resumed run is the same run
-        state = stage.load(state, folder)
+        state = _loaded(stage, state, folder, context)
+        seconds[stage.name] = run.seconds(folder)
+        context.observer.on_stage_end(stage.name, seconds[stage.name], "")
     if not stages:
         message = f"{run.path} has no stage to run: name at least one in the recipe"
         raise RunError(message)
@@ -126,16 +135,36 @@ def _is_done(run: RunFolder | None, index: int, name: str, digest: str) -> bool:
     return run is not None and run.is_done(run.stage_folder(index, name), digest)
 
 
-def _already(run: RunFolder, folder: Path, name: str, digest: str, cache: StageCache | None) -> str:
+def _already(
+    run: RunFolder,
+    name: str,
+    digest: str,
+    *,
+    folder: Path,
+    context: Context,
+    cache: StageCache | None,
+) -> str:
     """Return where a stage came from that is done by now; empty if it must be run."""
-    if run.is_done(folder, digest):
-        if cache is not None:
-            cache.keep(name, digest, folder)
-        return "the run folder"
-    if cache is not None and cache.has(name, digest):
-        cache.give(name, digest, run, folder)
-        return "the cache"
-    return ""
+    came = ""
+    with context.processes.leading() as leads:
+        if leads and run.is_done(folder, digest):
+            if cache is not None:
+                cache.keep(name, digest, folder)
+            came = "the run folder"
+        elif leads and cache is not None and cache.has(name, digest):
+            cache.give(name, digest, run, folder)
+            came = "the cache"
+    return context.processes.broadcast(came)
+
+
+def _loaded(stage: Stage, state: State, folder: Path, context: Context) -> State:
+    if not context.processes.leads and not folder.is_dir():
+        message = (
+            f"process {context.processes.rank} does not see {folder}, which process 0 wrote: "
+            f"give a run folder that all machines share"
+        )
+        raise RunError(message)
+    return stage.load(state, folder)
 
 
 def _with_digests(

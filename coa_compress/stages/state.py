@@ -24,6 +24,7 @@ from coa_compress.protocols import Observer, Task
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.training.ahead import BatchSupply
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
+from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.settings import TrainingSettings
 
 
@@ -80,6 +81,7 @@ class Context:
         structure: Analyzes the teacher when first called.
         example: One input, batch 1, at which everything is counted.
         folder: Where this stage may keep files while it runs, or None.
+        processes: Those that train together.
         supply: Where the batches of the task come from.
     """
 
@@ -90,6 +92,7 @@ class Context:
     structure: Callable[[nn.Module], ExportedStructure]
     example: Tensor
     folder: Path | None = None
+    processes: Processes = ALONE
     supply: BatchSupply = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +112,7 @@ class Context:
                 device=self.device,
                 folder=self.folder,
                 progress=self.progress,
+                processes=self.processes,
             )
 
     def calibration(self) -> list[Batch]:
@@ -116,14 +120,19 @@ class Context:
         return [batch.to(self.device) for batch in self.task.calibration_batches()]
 
     def training_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Return a training batch on the device; workers may have drawn it already."""
+        """Return this process' share of a training batch; workers may have drawn it already."""
         batch: Batch = self.supply.draw("training_batch", batch_size, generator)
-        return batch.to(self.device)
+        return self.shared(batch).to(self.device)
 
     def real_batch(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Return real inputs of an adaptable task on the device, likewise."""
+        """Return this process' share of real inputs of an adaptable task, likewise."""
         batch: Tensor = self.supply.draw("real_batch", batch_size, generator)
-        return batch.to(self.device)
+        return self.processes.share(batch).to(self.device)
+
+    def shared(self, batch: Batch) -> Batch:
+        """Return this process' share of a batch that every process has drawn."""
+        target = None if batch.target is None else self.processes.share(batch.target)
+        return Batch(self.processes.share(batch.input), target)
 
 
 class Stage(Protocol):
@@ -136,6 +145,9 @@ class Stage(Protocol):
         name: The key of the recipe.
         Settings: A frozen dataclass.
         needs: Names of stages that must be in the recipe too.
+
+    A stage with an attribute ``trains`` that is true runs on all processes, so that they train
+    together; any other runs on the first one.
     """
 
     name: str

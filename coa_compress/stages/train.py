@@ -38,6 +38,7 @@ class Train:
     """From the task's network to a trained teacher."""
 
     name = "train"
+    trains = True
     Settings = TrainSettings
     needs: tuple[str, ...] = ()
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.errors import TrainingError
+from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.settings import Precision
+from coa_compress.training.sharding import clip_gradients_
 
 FabricPrecision = Literal["32-true", "bf16-mixed"]
 """Number formats in the words of Lightning Fabric."""
@@ -71,13 +73,17 @@ class Engine:
     Args:
         precision: Number format of the forward pass.
         device: Where to train.
+        processes: Those that train together, each with an engine.
     """
 
-    def __init__(self, precision: Precision, device: torch.device) -> None:
+    def __init__(
+        self, precision: Precision, device: torch.device, processes: Processes = ALONE
+    ) -> None:
         from lightning_fabric import Fabric
 
         self.precision = resolve_precision(precision, device)
-        with _quiet("lightning_fabric"):
+        self._processes = processes
+        with quiet("lightning_fabric"):
             self._fabric = Fabric(
                 accelerator=device.type,
                 devices=1 if device.index is None or device.type == "cpu" else [device.index],
@@ -86,14 +92,22 @@ class Engine:
 
     def setup_(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take charge of a module and the optimizer of its parameters."""
-        self._module, self._optimizer = self._fabric.setup(module, optimizer)
+        self._whole, self._plain_optimizer = module, optimizer
+        if not self._processes.sharded:
+            self._module, self._optimizer = self._fabric.setup(module, optimizer)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a scalar loss to the parameters."""
         self._fabric.backward(loss)
 
+    def average_(self) -> None:
+        """Replace the gradients of this process by the mean over all of them, once a step."""
+        self._processes.average_gradients_(self._whole)
+
     def clip_(self, max_norm: float) -> float:
         """Scale the gradients down to a 2-norm; return the norm they had, perhaps not finite."""
+        if self._processes.sharded:
+            return clip_gradients_(self._whole, max_norm, self._processes)
         norm = self._fabric.clip_gradients(
             self._module, self._optimizer, max_norm=max_norm, error_if_nonfinite=False
         )
@@ -101,7 +115,7 @@ class Engine:
 
     def step_(self) -> None:
         """Change the parameters by their gradients."""
-        self._optimizer.step()
+        (self._plain_optimizer if self._processes.sharded else self._optimizer).step()
 
     @contextmanager
     def mixed(self, *modules: nn.Module) -> Iterator[None]:
@@ -140,7 +154,8 @@ class Engine:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def quiet(name: str) -> Iterator[None]:
+    """Let a logger say nothing but warnings within a block."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -16,18 +16,21 @@ from coa_compress.errors import TrainingError
 from coa_compress.protocols import Progress, no_progress
 from coa_compress.training.averaging import decay_at, tensors_of, update_average_
 from coa_compress.training.engine import Engine, parse_device
+from coa_compress.training.norms import other_buffers, shared_norms
 from coa_compress.training.objective import check_names, check_weights, values_of, weighted_total
+from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.schedule import learning_rate_at
 from coa_compress.training.seeds import repeatable, seed_global_, seed_of, step_seed
 from coa_compress.training.settings import TrainingSettings
-from coa_compress.training.state import CHECKPOINT_NAME, LoopState, digest_job, fill_
+from coa_compress.training.state import CHECKPOINT_NAME, LoopState, digest_job, fill_, packed
 
 StepLosses = Callable[[nn.Module, nn.Module, torch.Generator], Mapping[str, Tensor]]
 """Named, unweighted scalar losses of one micro-step.
 
 It is given the network in training mode, its moving average in evaluation mode, and a CPU
 generator that is seeded for exactly this job, seed, step and micro-step; it must draw random
-numbers from nothing else, and return the same names every time.
+numbers from nothing else, and return the same names every time. Where several processes train,
+each is given the same generator, and works on ``Processes.share`` of what it draws.
 """
 
 AfterStep = Callable[[nn.Module, int], None]
@@ -82,7 +85,7 @@ class TrainingResult:
     best_value: float | None
 
 
-def fit(
+def fit(  # noqa: PLR0913 - a seventh says with whom
     job: TrainingJob,
     settings: TrainingSettings,
     *,
@@ -90,8 +93,13 @@ def fit(
     device: str,
     folder: Path | None,
     progress: Progress = no_progress,
+    processes: Processes = ALONE,
 ) -> TrainingResult:
     """Train a copy of a network; the same seed gives the same bits, also after an interruption.
+
+    Several processes that call it together, each on its share of the batch, reach what one process
+    with the whole batch does, up to rounding: for losses that are means over the examples, and
+    networks without dropout.
 
     Args:
         job: What to train.
@@ -102,6 +110,7 @@ def fit(
             result is safe.
         progress: Called after each step with the total, the learning rate and each loss. What it
             raises stops the training; the next call goes on from the last checkpoint.
+        processes: Those that train together; each is given the result.
 
     Returns:
         The averaged network, best on validation.
@@ -112,12 +121,14 @@ def fit(
         WeightsError: If the checkpoint is damaged.
     """
     check_weights(job.weights)
+    processes.check_batch_size(settings.batch_size)
     place = parse_device(device)
     with ExitStack() as stack:
         stack.enter_context(repeatable(place, cpu_threads=settings.cpu_threads))
         if job.trainable_extras is not None:
             stack.enter_context(_borrowed(job.trainable_extras, place))
-        loop = _Loop(job, settings, seed=seed, device=place, folder=folder)
+        loop = _Loop(job, settings, seed=seed, device=place, folder=folder, processes=processes)
+        stack.enter_context(shared_norms(loop.state.trained, processes))
         stack.enter_context(loop.engine.mixed(loop.state.model, loop.state.averaged))
         loop.run(progress)
     return loop.result()
@@ -132,22 +143,26 @@ class _Loop:
         seed: int,
         device: torch.device,
         folder: Path | None,
+        processes: Processes,
     ) -> None:
         self.job, self.settings, self.seed = job, settings, seed
-        self.device, self.folder = device, folder
-        self.engine = Engine(settings.precision, device)
+        self.device, self.folder, self.processes = device, folder, processes
+        self.engine = Engine(settings.precision, device, processes)
         model = copy.deepcopy(job.model).to(device)
-        _set_layout_(model, torch.channels_last)
+        _set_layout_(model, torch.contiguous_format if processes.sharded else torch.channels_last)
         self.state = LoopState(
             model,
             job.trainable_extras,
             weight_decay=settings.weight_decay,
             log_every=max(1, settings.steps // 100),
+            processes=processes,
         )
         self.engine.setup_(self.state.trained, self.state.optimizer)
         self.digest = _digest(job, settings, seed)
+        processes.check_agreed("training job or network", self.digest)
         if folder is not None:
             self.state.restore_(folder, self.digest)
+        processes.check_agreed("checkpoint", self.state.step)
 
     def run(self, progress: Progress) -> None:
         state, settings = self.state, self.settings
@@ -175,7 +190,7 @@ class _Loop:
     def result(self) -> TrainingResult:
         state = self.state
         model = copy.deepcopy(self.job.model)
-        fill_(model, dict(tensors_of(state.averaged)) if state.best is None else state.best)
+        fill_(model, packed(dict(tensors_of(state.averaged)) if state.best is None else state.best))
         return TrainingResult(
             model=model.eval(),
             history=state.log.history(),
@@ -191,18 +206,21 @@ class _Loop:
         for micro in range(settings.accumulate):
             named = self._losses(micro, buffers)
             total = weighted_total(named, self.job.weights)
-            values = values_of(named)
+            # the mean over all processes: where one of them fails, every one sees it and stops
+            values = values_of(named, self.processes)
             for name, value in values.items():
                 if self.job.weights.get(name, 0.0) != 0.0 and not math.isfinite(value):
                     self._stop(f"loss {name!r}", value, buffers)
                 sums[name] = sums.get(name, 0.0) + value / settings.accumulate
             self.engine.backward(total / settings.accumulate)
+        self.engine.average_()
         norm = self.engine.clip_(settings.clip_norm)
         if not math.isfinite(norm):
             self._stop("the norm of the gradient", norm, buffers)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         self.engine.step_()
+        self.processes.broadcast_(other_buffers(state.trained))
         update_average_(state.averaged, state.model, decay_at(state.step, settings.ema_decay))
         state.step += 1
         if self.job.after_step is not None:
@@ -226,7 +244,9 @@ class _Loop:
         place = (self.job.name, self.seed, state.step, micro)
         state.trained.train()
         state.averaged.eval()
-        seed_global_(self.device, seed_of("global", *place))
+        # dropout differs from process to process, as it does from example to example
+        apart = (self.processes.rank,) if self.processes.rank else ()
+        seed_global_(self.device, seed_of("global", *place, *apart))
         generator = torch.Generator().manual_seed(step_seed(*place))
         return self.job.step_losses(state.model, state.averaged, generator)
 
@@ -238,14 +258,28 @@ class _Loop:
     def _validate(self) -> None:
         if self.job.validate is None:
             return
-        value = float(self.job.validate(self.state.averaged.eval()))
+        averaged = self._whole_average()
+        value = 0.0
+        with self.processes.leading() as leads:
+            if leads:
+                value = float(self.job.validate(averaged))
+        value = self.processes.broadcast(value)
         if math.isnan(value):
             message = (
                 f"validation of {self.job.name!r} returned nan at step {self.state.step}: "
                 f"higher must be better, so it must be a number"
             )
-            raise TrainingError(message)
+            raise self.processes.told(TrainingError(message))
         self.state.note_validation(value)
+
+    def _whole_average(self) -> nn.Module:
+        """Return the averaged network as one that a single process can run."""
+        averaged = self.state.averaged.eval()
+        if not self.processes.sharded:
+            return averaged
+        model = copy.deepcopy(self.job.model)
+        fill_(model, packed(dict(tensors_of(averaged))))
+        return model.to(self.device).eval()
 
     def _stop(self, what: str, value: float, buffers: Mapping[str, Tensor]) -> NoReturn:
         state, settings = self.state, self.settings
@@ -259,7 +293,7 @@ class _Loop:
             if state.is_finite():
                 state.save(self.folder, self.digest)
             message += f"; the last good state is in {self.folder / CHECKPOINT_NAME}"
-        raise TrainingError(message)
+        raise self.processes.told(TrainingError(message))
 
 
 def _digest(job: TrainingJob, settings: TrainingSettings, seed: int) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from coa_compress.errors import TrainingError
 from coa_compress.registry import did_you_mean
+from coa_compress.training.processes import ALONE, Processes
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
@@ -93,8 +94,12 @@ def weighted_total(named: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     return total
 
 
-def values_of(named: Mapping[str, Tensor]) -> dict[str, float]:
+def values_of(named: Mapping[str, Tensor], processes: Processes = ALONE) -> dict[str, float]:
     """Return plain numbers, read from the device in one go.
+
+    Args:
+        named: Scalar losses by name.
+        processes: The numbers are means over them.
 
     >>> values_of({"a": torch.tensor(0.5), "b": torch.tensor([2.0])})
     {'a': 0.5, 'b': 2.0}
@@ -102,4 +107,4 @@ def values_of(named: Mapping[str, Tensor]) -> dict[str, float]:
     if not named:
         return {}
     flat = torch.stack([loss.detach().float().reshape(()) for loss in named.values()])
-    return dict(zip(named, flat.tolist(), strict=True))
+    return dict(zip(named, processes.mean(flat).tolist(), strict=True))

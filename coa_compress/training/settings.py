@@ -27,7 +27,8 @@ class TrainingSettings:
 
     Args:
         steps: Optimizer steps.
-        batch_size: Examples in one micro-step; used by whoever makes the batches.
+        batch_size: Examples in one micro-step of all processes together; used by whoever makes
+            the batches.
         learning_rate: The largest learning rate, reached after the warm-up.
         final_learning_rate: The learning rate of the last step.
         warmup_steps: Steps of linear warm-up; never more than half of all steps.

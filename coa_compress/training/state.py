@@ -15,6 +15,8 @@ from coa_compress.atomic import write_atomic
 from coa_compress.errors import TrainingError, WeightsError
 from coa_compress.training.averaging import averaged_copy, tensors_of
 from coa_compress.training.log import LossLog
+from coa_compress.training.processes import ALONE, Processes, whole
+from coa_compress.training.sharding import copy_into_, split_
 
 CHECKPOINT_NAME = "training.safetensors"
 """Name of the checkpoint in the folder that ``fit`` is given."""
@@ -30,16 +32,26 @@ class LoopState:
         extras: Modules trained along with it, or None.
         weight_decay: Decoupled weight decay of parameters with two or more dimensions.
         log_every: Steps in one entry of the history.
+        processes: Those that train together; the first one writes.
 
     Raises:
         TrainingError: If no parameter needs a gradient.
     """
 
     def __init__(
-        self, model: nn.Module, extras: nn.Module | None, *, weight_decay: float, log_every: int
+        self,
+        model: nn.Module,
+        extras: nn.Module | None,
+        *,
+        weight_decay: float,
+        log_every: int,
+        processes: Processes = ALONE,
     ) -> None:
         self.model = model
         self.averaged = averaged_copy(model)
+        self._processes = processes
+        for network in (self.model, self.averaged):
+            split_(network, processes)
         self.trained = nn.ModuleDict({"model": model})
         if extras is not None:
             self.trained["extras"] = extras
@@ -69,10 +81,12 @@ class LoopState:
 
     def is_finite(self) -> bool:
         """Return whether every trained parameter is a finite number."""
-        return all(bool(p.isfinite().all()) for p in self.trained.parameters())
+        return all(bool(whole(p.detach()).isfinite().all()) for p in self.trained.parameters())
 
     def save(self, folder: Path, digest: str) -> None:
         """Write the checkpoint; the one before stays whole until the new one is.
+
+        Where several processes train, all must call it.
 
         Args:
             folder: Where; made when absent.
@@ -85,8 +99,10 @@ class LoopState:
             "best_value": self.best_value,
             "log": self.log.to_json(),
         }
-        data = to_safetensors(packed(dict(self._tensors())), {"state": json.dumps(record)})
-        write_atomic(folder / CHECKPOINT_NAME, data)
+        tensors = packed(dict(self._tensors()))
+        if self._processes.leads:
+            data = to_safetensors(tensors, {"state": json.dumps(record)})
+            write_atomic(folder / CHECKPOINT_NAME, data)
 
     def restore_(self, folder: Path, digest: str) -> bool:
         """Go on from the checkpoint in a folder.
@@ -127,8 +143,8 @@ class LoopState:
             if f"step.{name}" in tensors:
                 self.optimizer.state[parameter] = {
                     "step": tensors[f"step.{name}"].clone(),
-                    "exp_avg": torch.zeros_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
-                    "exp_avg_sq": torch.zeros_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
+                    "exp_avg": _filled(parameter, tensors[f"exp_avg.{name}"]),
+                    "exp_avg_sq": _filled(parameter, tensors[f"exp_avg_sq.{name}"]),
                 }
         self.step = int(record["step"])
         self.best_step = int(record["best_step"])
@@ -177,12 +193,19 @@ def fill_(module: nn.Module, tensors: Mapping[str, Tensor], *, prefix: str = "")
         if source.shape != tensor.shape:
             message = f"{prefix}{name} has shape {tuple(source.shape)}, not {tuple(tensor.shape)}"
             raise ValueError(message)
-        tensor.copy_(source)
+        copy_into_(tensor, source)
+
+
+def _filled(like: Tensor, source: Tensor) -> Tensor:
+    """Return a tensor of the layout of another one."""
+    made = torch.zeros_like(like)
+    copy_into_(made, source)
+    return made
 
 
 def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors on the CPU in the plain layout that a safetensors file needs."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Return the tensors whole, on the CPU, in the plain layout that a safetensors file needs."""
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def digest_job(description: Mapping[str, object], modules: Mapping[str, nn.Module]) -> str:
