@@ -12,6 +12,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_a_quick_ablation_is_run_and_shown(tmp_path, images, capsys):
     file = tmp_path / "ablation.json"
     arguments = ["--quick", "--seeds", "1", "--only", "auxiliary", "--out", str(tmp_path / "runs")]
