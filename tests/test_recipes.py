@@ -59,6 +59,7 @@ def test_every_recipe_that_compresses_can_be_planned(path, call, images):
 
 @needs_teacher
 @pytest.mark.parametrize("name", ["dehaze_full", "coa_paper"])
+@pytest.mark.slow
 def test_a_long_recipe_runs_when_it_is_made_short(name, call, images, tmp_path):
     few = [item for item in FEW if name != "coa_paper" or "refit" not in item]
     out = tmp_path / "run"
