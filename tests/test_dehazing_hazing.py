@@ -26,6 +26,7 @@ from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.haze import add_haze, heavy_haze, sample_haze, transmission
 from coa_compress.tasks.dehazing.hazing import HazeSettings, hazed
 from coa_compress.tasks.dehazing.night import glow_profile, night_scene
+from coa_compress.tasks.dehazing.scenes import ScenePool
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 
 OPTIONS = [field.name for field in fields(HazeSettings)]
@@ -253,6 +254,18 @@ def test_the_task_hazes_its_training_scenes_as_it_is_told():
     ]
 
     assert luminance(draws[1][1]).mean() < luminance(draws[0][1]).mean()
+
+
+def test_clutter_joins_the_training_scenes_only_when_asked_for():
+    pools = [
+        DehazingData(DehazingSettings(clutter=clutter)).procedural.parts[0][1].scenes
+        for clutter in (0, 2)
+    ]
+
+    assert [len(pool) for pool in pools] == [24, 26]
+    assert pools[0] == ScenePool(seed=1, views=24)
+    with pytest.raises(SettingError, match=r"DehazingSettings.clutter must be at least 0, got -1"):
+        DehazingSettings(clutter=-1)
 
 
 def test_a_recipe_says_which_haze():

@@ -150,9 +150,10 @@ class DehazingData:
     @cached_property
     def procedural(self) -> Source:
         """Crops of the built-in training scenes and photographs."""
+        scenes = ScenePool(*_TRAINING_POOL, clutter=self._settings.clutter)
         return Mixture(
             [
-                (1 - _PHOTOGRAPH_SHARE, self._hazed(ScenePool(*_TRAINING_POOL))),
+                (1 - _PHOTOGRAPH_SHARE, self._hazed(scenes)),
                 (_PHOTOGRAPH_SHARE, self._hazed(photograph_scenes("train"))),
             ]
         )

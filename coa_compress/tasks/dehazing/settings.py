@@ -6,7 +6,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from coa_compress.errors import SettingError
-from coa_compress.settings import PositiveInt, UnitInterval, check_ranges
+from coa_compress.settings import NonNegativeInt, PositiveInt, UnitInterval, check_ranges
 from coa_compress.tasks.dehazing.hazing import HazeSettings
 
 _STRIDE = 16
@@ -28,6 +28,8 @@ class DehazingSettings:
         crop: Side of a training crop in pixels, a multiple of 16.
         as_shot: Part of the training crops whose exposure is left as it is; the others get a
             random gamma and gain.
+        clutter: How many scenes of clutter join the 24 streets, fields and rooms of the built-in
+            training scenes.
         haze: Which part of the training crops of scenes is hazed in which way.
         example_size: Height and width at which MACs and latency are counted.
         validation_images: How many images are split off the training data.
@@ -50,6 +52,7 @@ class DehazingSettings:
     test: str | tuple[str, ...] = "builtin"
     crop: Annotated[int, Ge(32)] = 128
     as_shot: UnitInterval = 0.25
+    clutter: NonNegativeInt = 0
     haze: HazeSettings = field(default_factory=HazeSettings)
     example_size: tuple[int, int] = (256, 256)
     validation_images: PositiveInt = 8
