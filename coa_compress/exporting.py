@@ -76,7 +76,7 @@ def export_onnx(
         _check_runs(model, given)  # and what is made at the first pass is there now
     proto = _exported(model, example, dynamic=dynamic)
     if dynamic:
-        _check_axes(proto, type(model).__name__)
+        check_axes(proto, type(model).__name__)
     data: bytes = proto.SerializeToString()
     difference = _difference(model, data, inputs)
     write_file(path, data)
@@ -142,7 +142,16 @@ def _reason(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _check_axes(proto: Any, name: str) -> None:
+def check_axes(proto: Any, name: str) -> None:
+    """Check that no size of an ONNX input became fixed.
+
+    Args:
+        proto: The ONNX model.
+        name: Of the network, for the message.
+
+    Raises:
+        ModelError: If batch, height or width is fixed.
+    """
     dims = proto.graph.input[0].type.tensor_type.shape.dim
     fixed = [
         f"{_AXES[i]} to {d.dim_value}" for i, d in enumerate(dims) if i in _AXES and d.dim_value
