@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"FADE: patches of {len(clear)} clear and {len(foggy)} hazy photographs; NIQE: sharp "
         "patches of the clear ones; python -m benchmarks.fit_measures"
     )
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, moments in found.items():
         gaussian = moments.gaussian()
         tensors |= {f"{name}_mean": gaussian.mean, f"{name}_covariance": gaussian.covariance}

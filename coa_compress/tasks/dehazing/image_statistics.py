@@ -141,7 +141,7 @@ def correlated(maps: Tensor, kernel: Tensor, *, dim: int) -> Tensor:
     # in float64 sums of shifted maps take a sixth of the time of a convolution on a CPU
     count = maps.shape[dim] - len(kernel) + 1
     first, *others = kernel.tolist()
-    total = maps.narrow(dim, 0, count) * first
+    total: Tensor = maps.narrow(dim, 0, count) * first
     for start, weight in enumerate(others, start=1):
         total.add_(maps.narrow(dim, start, count), alpha=weight)
     return total
