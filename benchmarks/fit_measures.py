@@ -1,164 +1,122 @@
-"""Fit the two no-reference measures of the dehazing task and check them on the test split.
+"""Fit what clear, foggy and natural images look like to FADE and NIQE, for the dehazing task.
 
-python benchmarks/fit_measures.py DATA [--out FOLDER]
+    python -m benchmarks.fit_measures DATA [--out FOLDER] [--every N]
 
-DATA holds train/ and train_extra/ (clear/, depth/, index.csv, real_pairs/), clean/ and test/.
-The test split is used for the printed check only.
+DATA is a folder of training images: clear/ with depth/ and index.csv, real_hazy/, and
+real_pairs/ with hazy/ and gt/. Nothing else is read; how well the measures then rank other
+images is measured by benchmarks/measures.py.
 """
 
 import argparse
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import save_file
-from scipy.stats import spearmanr
 from torch import Tensor
-from torch.nn import functional
 
+from coa_compress.checkpoint import save_tensors
+from coa_compress.tasks.dehazing.fade import FEATURES, fade_features
 from coa_compress.tasks.dehazing.folders import Contents, read_folder
-from coa_compress.tasks.dehazing.haze import add_haze, sample_haze, transmission
-from coa_compress.tasks.dehazing.haze_density import haze_density, haze_features
-from coa_compress.tasks.dehazing.naturalness import naturalness, patch_features
-from coa_compress.tasks.images import list_images, read_image, read_levels, to_float
+from coa_compress.tasks.dehazing.image_statistics import Gaussian
+from coa_compress.tasks.dehazing.niqe import N_FEATURES, patch_features
+from coa_compress.tasks.dehazing.reference_statistics import OWN
+from coa_compress.tasks.images import read_image
 
-HAZED_PER_SCENE = 2
-CLEAR_DENSITY = 0.05
-RIDGE = 3.0
 SHARP = 0.75
-SEED = 0
+"""Patches of clear images count for NIQE from this part of the sharpness of the sharpest one."""
 
 
-def main() -> None:
-    """Fit, write, check."""
-    parser = argparse.ArgumentParser(description=__doc__)
+@dataclass(slots=True)
+class Moments:
+    """Sums over samples, from which a Gaussian follows without keeping them.
+
+    Args:
+        count: Samples so far.
+        total: Their sum, shape ``(n_features,)``.
+        products: Sum of their outer products, shape ``(n_features, n_features)``.
+    """
+
+    count: int
+    total: Tensor
+    products: Tensor
+
+    @classmethod
+    def empty(cls, n_features: int) -> "Moments":
+        """Return the sums of nothing."""
+        return cls(0, *(torch.zeros(size, dtype=torch.float64) for size in _sizes(n_features)))
+
+    def add_(self, samples: Tensor) -> None:
+        """Add samples, shape ``(n_samples, n_features)``, but those with an undefined feature."""
+        known = samples[samples.isfinite().all(dim=1)].double()
+        self.count += len(known)
+        self.total += known.sum(dim=0)
+        self.products += known.T @ known
+
+    def gaussian(self) -> Gaussian:
+        """Return mean and covariance of the samples."""
+        mean = self.total / self.count
+        covariance = (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return Gaussian(mean, (covariance + covariance.T) / 2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=None)
-    arguments = parser.parse_args()
-    out = arguments.out or Path(str(files("coa_compress.tasks.dehazing"))) / "weights"
+    parser.add_argument("--every", type=int, default=1, help="use each N-th clear image only")
+    given = parser.parse_args(arguments)
+    out = given.out or Path(str(files("coa_compress.tasks.dehazing"))) / "weights"
     out.mkdir(parents=True, exist_ok=True)
-    contents = [
-        part
-        for name in ("train", "train_extra")
-        for part in read_folder(arguments.data / name)
-        if part.has_truth
-    ]
-    fit_naturalness(contents, arguments.data / "clean", out / "naturalness.safetensors")
-    fit_haze_density(contents, out / "haze_density.json")
-    check(arguments.data / "test")
-
-
-def fit_haze_density(contents: Sequence[Contents], out: Path) -> None:
-    """Fit the ridge regression and write its weights."""
-    rows, targets = [], []
-    for image, density in _density_examples(contents):
-        rows.append(haze_features(image))
-        targets.append(min(0.97, max(CLEAR_DENSITY, density)))
-    names = list(rows[0])
-    features = np.array([[row[name] for name in names] for row in rows])
-    target = np.array(targets)
-    logits = np.log(target / (1 - target))
-    mean, scale = features.mean(0), features.std(0)
-    weight, intercept = _ridge(((features - mean) / scale).clip(-3, 3), logits)
-    model = {
-        "note": (
-            "ridge regression of logit(mean(1 - t)) on clipped standardized image statistics; "
-            f"benchmarks/fit_measures.py, {len(rows)} images, ridge {RIDGE}, seed {SEED}"
-        ),
-        "intercept": float(f"{intercept:.6g}"),
-        **{
-            key: {name: float(f"{value:.6g}") for name, value in zip(names, values, strict=True)}
-            for key, values in (("mean", mean), ("scale", scale), ("weight", weight))
-        },
-    }
-    out.write_text(json.dumps(model, indent=1) + "\n", encoding="utf-8")
-
-
-def fit_naturalness(contents: Sequence[Contents], clean: Path, out: Path) -> None:
-    """Fit the Gaussian of sharp patches of clear photographs and write it."""
-    found = []
-    paths = [scene.clear for part in contents for scene in part.scenes] + list_images(clean)
-    for path in paths:
-        features, sharpness = patch_features(read_image(path))
-        found.append(features[sharpness > SHARP * sharpness.max()])
-    features = torch.cat(found)
-    covariance = torch.cov(features.T)
+    contents = read_folder(given.data)
+    clear, foggy = _clear(contents)[:: given.every], _foggy(contents)
+    found = fit(clear, foggy)
     note = (
-        "mean and covariance of 36 natural-scene statistics of sharp patches of clear photographs; "
-        f"benchmarks/fit_measures.py, {len(features)} patches of {len(paths)} photographs"
+        f"FADE: patches of {len(clear)} clear and {len(foggy)} hazy photographs; NIQE: sharp "
+        "patches of the clear ones; python -m benchmarks.fit_measures"
     )
-    save_file({"mean": features.mean(0), "covariance": covariance}, out, metadata={"note": note})
-    print(f"naturalness: {len(features)} patches of {len(paths)} photographs")
+    tensors: dict[str, Tensor] = {}
+    for name, moments in found.items():
+        gaussian = moments.gaussian()
+        tensors |= {f"{name}_mean": gaussian.mean, f"{name}_covariance": gaussian.covariance}
+        print(f"{name}: {moments.count} patches")
+    save_tensors(out / OWN, tensors, metadata={"note": note})
 
 
-def check(test: Path) -> None:
-    """Print how well the measures order the pairs of the test split."""
-    for part in read_folder(test):
-        if not part.pairs:
-            values = [haze_density(read_image(path)) for path in part.photographs]
-            natural = [naturalness(read_image(path)) for path in part.photographs]
-            print(f"{part.path.name}: haze {np.mean(values):.3f}, natural {np.mean(natural):.2f}")
-            continue
-        hazy = [read_image(pair.hazy) for pair in part.pairs]
-        clear = [read_image(pair.clear) for pair in part.pairs]
-        before = np.array([haze_density(image) for image in hazy])
-        after = np.array([haze_density(image) for image in clear])
-        truth = [mean_opacity(h, c) for h, c in zip(hazy, clear, strict=True)]
-        quality = [float(np.mean([naturalness(i) for i in images])) for images in (hazy, clear)]
-        print(
-            f"{part.path.name}: ranked {np.mean(before > after):.1%} of {len(hazy)}, haze "
-            f"{before.mean():.3f} -> {after.mean():.3f}, "
-            f"spearman {spearmanr(before, truth)[0]:.2f}, "
-            f"natural {quality[0]:.2f} -> {quality[1]:.2f}"
-        )
+def fit(clear: Sequence[Path], foggy: Sequence[Path]) -> dict[str, Moments]:
+    """Return the sums over the patches of the images, by what they describe."""
+    found = {name: Moments.empty(len(FEATURES)) for name in ("fade_clear", "fade_foggy")}
+    found["niqe"] = Moments.empty(N_FEATURES)
+    for image in _read(clear):
+        found["fade_clear"].add_(fade_features(image))
+        features, sharpness = patch_features(image)
+        found["niqe"].add_(features[sharpness > SHARP * sharpness.max()])
+    for image in _read(foggy):
+        found["fade_foggy"].add_(fade_features(image))
+    return found
 
 
-def mean_opacity(hazy: Tensor, clear: Tensor) -> float:
-    """Return the mean of ``1 - t`` of a pair, by least squares in patches of 16 pixels."""
-
-    def mean(values: Tensor) -> Tensor:
-        return functional.avg_pool2d(values[None], 16)[0]
-
-    covariance = (mean(hazy * clear) - mean(hazy) * mean(clear)).sum(0)
-    variance = (mean(clear.square()) - mean(clear).square()).sum(0)
-    passed = (covariance / (variance + 1e-4)).clamp(0, 1)
-    weight = variance / (variance + 1e-3)
-    return 1 - float((passed * weight).sum() / weight.sum())
+def _clear(contents: Iterable[Contents]) -> list[Path]:
+    scenes = [scene.clear for part in contents for scene in part.scenes]
+    return scenes + [pair.clear for part in contents for pair in part.pairs]
 
 
-def _density_examples(contents: Sequence[Contents]) -> Iterator[tuple[Tensor, float]]:
-    generator = torch.Generator().manual_seed(SEED)
-    for part in contents:
-        for scene in part.scenes:
-            clear = read_image(scene.clear)
-            depth = to_float(read_levels(scene.depth, gray=True))[None] * scene.dmax
-            size = (clear.shape[1], clear.shape[2])
-            depth = functional.interpolate(depth, size, mode="bilinear", align_corners=False)[0]
-            yield clear, 0.0
-            for _ in range(HAZED_PER_SCENE):
-                haze = sample_haze(scene.domain, generator)
-                passed = transmission(depth, haze.beta)
-                yield add_haze(clear, passed, haze.airlight), 1 - float(passed.mean())
-        for pair in part.pairs:
-            hazy, clear = read_image(pair.hazy), read_image(pair.clear)
-            # few real pairs stand beside many scenes: each counts several times
-            for _ in range(4):
-                yield clear, 0.0
-                yield hazy, mean_opacity(hazy, clear)
+def _foggy(contents: Iterable[Contents]) -> list[Path]:
+    found = [path for part in contents for path in part.photographs]
+    return found + [pair.hazy for part in contents for pair in part.pairs]
 
 
-def _ridge(
-    features: NDArray[np.float64], target: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    intercept = float(target.mean())
-    centered = features - features.mean(0)
-    gram = centered.T @ centered + RIDGE * np.eye(features.shape[1])
-    weight: NDArray[np.float64] = np.linalg.solve(gram, centered.T @ (target - intercept))
-    return weight, intercept - float(features.mean(0) @ weight)
+def _read(paths: Iterable[Path]) -> Iterator[Tensor]:
+    for number, path in enumerate(paths):
+        yield read_image(path)
+        if number % 50 == 0:
+            print(f"{number} images", flush=True)
+
+
+def _sizes(n_features: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (n_features,), (n_features, n_features)
 
 
 if __name__ == "__main__":

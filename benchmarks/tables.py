@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import budgets, coverage, frontier, importance, model_card, prune
+from benchmarks import (
+    budgets,
+    coverage,
+    distill,
+    frontier,
+    importance,
+    measures,
+    model_card,
+    prune,
+    scenes,
+)
 from benchmarks.records import read_record, with_table
 from coa_compress.atomic import write_atomic
 
@@ -48,7 +58,11 @@ TABLES = (
     Table("importance", "docs/importance.md", "importance.json", importance.render),
     Table("scorers", "docs/importance.md", "scorers.json", prune.render),
     Table("budgets", "docs/budgets.md", "budgets.json", budgets.render),
+    Table("values", "docs/gate.md", "measures.json", measures.values_table),
+    Table("ranking", "docs/gate.md", "measures.json", measures.render),
     Table("coverage", "docs/coverage.md", "coverage.json", coverage.render),
+    Table("distill", "docs/distill.md", "distill.json", distill.render),
+    Table("scenes", "docs/data.md", "scenes.json", scenes.render),
     Table("prune", "README.md", "prune.json", prune.summary),
     Table("prune", "docs/prune.md", "prune.json", prune.render),
 )

@@ -15,10 +15,11 @@ from coa_compress._version import __version__
 _HOMES = {
     "Compressor": "coa_compress.compressor:Compressor",
     "Result": "coa_compress.result:Result",
+    "fold": "coa_compress.structure.folding:fold",
     "load": "coa_compress.students:load_student",
 }
 
-__all__ = ["Compressor", "Result", "__version__", "load"]
+__all__ = ["Compressor", "Result", "__version__", "fold", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,70 +1,72 @@
-"""Losses on unlabelled real inputs, and the gate that judges what they did."""
+"""Losses on unlabelled real inputs."""
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from coa_compress.artifacts import DomainMeasures, Gate, GateRules
+PseudoLabel = Callable[[nn.Module, Tensor], Tensor]
+"""Makes labels of real inputs with a network; called without gradient."""
 
 
-def consistency_loss(output: Tensor, average: nn.Module, real: Tensor) -> Tensor:
-    """Return the distance of a student's outputs on real inputs from those of its slow average.
+def plain_label(network: nn.Module, real: Tensor) -> Tensor:
+    """Return the output of a network as pseudo-label, as in CoA (Ma et al., CVPR 2025).
 
-    The pseudo-label is the output of the slow average of the student, the mean teacher of
-    Tarvainen & Valpola (2017, arXiv:1703.01780), as in the real-domain stage of CoA (Ma et al.,
-    CVPR 2025).
+    >>> import torch
+    >>> plain_label(nn.Identity(), torch.ones(1))
+    tensor([1.])
+    """
+    label: Tensor = network(real)
+    return label
+
+
+def twice_label(network: nn.Module, real: Tensor) -> Tensor:
+    """Return the output on the output, for networks whose output is an input with less defect.
+
+    >>> import torch
+    >>> twice_label(nn.Threshold(0.0, 3.0), -torch.ones(1))
+    tensor([3.])
+    """
+    label: Tensor = network(network(real))
+    return label
+
+
+PSEUDO_LABELS: dict[str, PseudoLabel] = {"plain": plain_label, "twice": twice_label}
+"""Every maker of pseudo-labels that needs no task, by name."""
+
+
+def consistency_loss(output: Tensor, label: Tensor) -> Tensor:
+    """Return the distance of a student's outputs on real inputs from their pseudo-labels.
 
     Args:
         output: What the student returned.
-        average: Its slow average; no gradient flows into it.
-        real: Real inputs, shape ``(batch, channels, height, width)``.
+        label: What it should have; no gradient flows into it.
 
     Returns:
         A scalar: the mean absolute difference.
 
-    >>> real = torch.rand(1, 3, 4, 4)
-    >>> consistency_loss(real + 0.5, nn.Identity(), real).item()
+    >>> import torch
+    >>> label = torch.rand(1, 3, 4, 4)
+    >>> round(consistency_loss(label + 0.5, label).item(), 6)
     0.5
     """
-    with torch.no_grad():
-        label: Tensor = average(real)
-    return (output - label).abs().mean()
+    return (output - label.detach()).abs().mean()
 
 
-def judge(before: DomainMeasures, after: DomainMeasures, rules: GateRules) -> Gate:
-    """Return whether an adaptation is accepted, and each reason why not.
+def cycle_loss(model: nn.Module, degraded: Tensor, label: Tensor) -> Tensor:
+    """Return how far a network is from finding back what was degraded.
 
-    No single no-reference measure is trusted: the defect must fall, and neither the quality on
-    real inputs nor the skill on labelled ones may pay for it.
+    A real input has no truth, but its pseudo-label, degraded anew by the physical model, has one.
 
-    >>> old = DomainMeasures(defect=0.5, quality=10.0, skill=27.0)
-    >>> judge(old, DomainMeasures(defect=0.4, quality=10.0, skill=26.9), GateRules()).accepted
-    True
-    >>> judge(old, DomainMeasures(defect=0.4, quality=10.0, skill=25.0), GateRules()).reasons
-    ('skill on labelled data fell by 2.00, more than the 0.30 allowed',)
+    Args:
+        model: The network.
+        degraded: The label, degraded again.
+        label: What should come back.
+
+    Returns:
+        A scalar: the mean absolute difference.
+
+    >>> import torch
+    >>> cycle_loss(nn.Identity(), torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+    tensor(1.)
     """
-    reasons = []
-    fall = _relative_fall(before.defect, after.defect)
-    if not fall >= rules.min_defect_fall:
-        reasons.append(
-            f"the defect on held-out real inputs fell by {fall:.1%}, "
-            f"less than the {rules.min_defect_fall:.1%} asked for"
-        )
-    drop = _relative_fall(before.quality, after.quality)
-    if not drop <= rules.max_quality_drop:
-        reasons.append(
-            f"quality on held-out real inputs fell by {drop:.1%}, "
-            f"more than the {rules.max_quality_drop:.1%} allowed"
-        )
-    lost = before.skill - after.skill
-    if not lost <= rules.max_skill_drop:
-        reasons.append(
-            f"skill on labelled data fell by {lost:.2f}, "
-            f"more than the {rules.max_skill_drop:.2f} allowed"
-        )
-    return Gate(
-        accepted=not reasons, before=before, after=after, rules=rules, reasons=tuple(reasons)
-    )
-
-
-def _relative_fall(before: float, after: float) -> float:
-    return (before - after) / max(abs(before), 1e-12)
+    return consistency_loss(model(degraded), label)

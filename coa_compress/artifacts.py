@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coa_compress.costs import CostFunction, Extent, PeakFunction, Widths
-from coa_compress.errors import BudgetError, SettingError
+from coa_compress.errors import BudgetError
 from coa_compress.settings import Fraction, PositiveFloat, PositiveInt, check_ranges
 
 Role = Literal["output", "input", "other"]
@@ -295,62 +295,6 @@ class Cut:
     student: nn.Module
     slices: Mapping[str, Mapping[int, Tensor]]
     patches: tuple[AttributePatch, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainMeasures:
-    """What the adaptation gate looks at.
-
-    Args:
-        defect: What adaptation should lower on held-out real inputs, such as haze; lower is better.
-        quality: No-reference quality of the same outputs; higher is better.
-        skill: Quality on the labelled validation split, such as PSNR in dB; higher is better.
-    """
-
-    defect: float
-    quality: float
-    skill: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateRules:
-    """What an adapted student must satisfy to be accepted.
-
-    Args:
-        min_defect_fall: Least relative fall of the defect measure on held-out real inputs.
-        max_quality_drop: Largest relative fall of the quality measure.
-        max_skill_drop: Largest fall of the skill on labelled data, in its own unit (dB).
-    """
-
-    min_defect_fall: float = 0.01
-    max_quality_drop: float = 0.02
-    max_skill_drop: float = 0.3
-
-    def __post_init__(self) -> None:
-        for name in ("min_defect_fall", "max_quality_drop", "max_skill_drop"):
-            value = getattr(self, name)
-            if value < 0:
-                message = f"GateRules.{name} must be at least 0, got {value}"
-                raise SettingError(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """The verdict on an adaptation.
-
-    Args:
-        accepted: Whether the adapted student is used.
-        before: Measures of the student before adaptation.
-        after: Measures of the adapted student.
-        rules: What had to hold.
-        reasons: One sentence for each rule that failed; empty when accepted.
-    """
-
-    accepted: bool
-    before: DomainMeasures
-    after: DomainMeasures
-    rules: GateRules
-    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

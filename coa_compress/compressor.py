@@ -44,6 +44,7 @@ from coa_compress.result import (
     summary_of,
 )
 from coa_compress.runs import RunFolder, digest_of, open_run
+from coa_compress.stages.cache import StageCache
 from coa_compress.stages.pipeline import check_stages, run_stages
 from coa_compress.stages.plan import plan_table
 from coa_compress.stages.state import Context, Stage, State
@@ -117,11 +118,27 @@ class Compressor:
         check_stages(self._with_settings(), state, context, None, identity="")
         return plan_table(self._stages(), state, context)
 
-    def run(self, *, resume: bool = True, processes: Processes = ALONE) -> Result:
+    def check(self) -> None:
+        """Check everything that can be known to be wrong before a stage runs; nothing is written.
+
+        Raises:
+            CoaError: Whatever is wrong with the recipe, the task or the teacher.
+        """
+        check_stages(self._with_settings(), self._start(), self._context(), None, identity="")
+
+    def run(
+        self,
+        *,
+        resume: bool = True,
+        cache: Path | str | None = None,
+        processes: Processes = ALONE,
+    ) -> Result:
         """Run every stage of the recipe and write the report.
 
         Args:
             resume: Go on where an earlier run in the same folder stopped.
+            cache: Folder of finished stages that runs share: those that this run needs are taken
+                from there, and those that it does are added. None for no such folder.
             processes: Those that train together, each of which calls this; the first one does
                 everything else, and writes. What ``launch_processes`` returned.
 
@@ -132,15 +149,16 @@ class Compressor:
             message = f"{processes.count} processes need one run folder that all see: give out=..."
             raise RunError(message)
         started = time.time()
+        shared = None if cache is None else StageCache(Path(cache))
         state, context, stages = self._start(), self._context(processes), self._with_settings()
         before = RunFolder(Path(self.recipe.out).absolute()) if resume else None
         identity = processes.broadcast(self._identity(state.teacher))
         # before the folder is made: what is wrong from the start leaves nothing behind
         with processes.leading() as leads:
             if leads:
-                check_stages(stages, state, context, before, identity=identity)
+                check_stages(stages, state, context, before, identity=identity, cache=shared)
         with self._opened(processes, resume=resume) as run:
-            outcome = run_stages(stages, state, context, run, identity=identity)
+            outcome = run_stages(stages, state, context, run, identity=identity, cache=shared)
             report = make_report(self.recipe, self.task, outcome, context, started=started)
             factory = self._factory()
             result = Result(

@@ -12,13 +12,13 @@ from coa_compress.artifacts import (
     Budget,
     ChannelGroup,
     Cut,
-    DomainMeasures,
     ExpectedLosses,
     Picture,
     Scores,
     Workload,
 )
 from coa_compress.costs import CostModel
+from coa_compress.gate import DomainMeasures
 
 NamedLoss = Callable[[Tensor, Tensor], Tensor]
 """An unweighted scalar loss, from 0, of an output and what it is held against."""
@@ -70,7 +70,45 @@ class Adaptable(Protocol):
         """Prior losses of an output against its real input, which has no ground truth."""
 
     def domain_measures(self, model: nn.Module) -> DomainMeasures:
-        """Return what the gate compares, on real inputs that are held out from adaptation."""
+        """Return what the gate compares, on real inputs that are held out from adaptation.
+
+        The inputs are the same, in the same order, each time.
+        """
+
+
+@runtime_checkable
+class Labeling(Protocol):
+    """A task that knows better pseudo-labels of real inputs than the output of a network."""
+
+    @property
+    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
+        """Return makers of labels of a network and real inputs by name; run without gradient."""
+
+
+@runtime_checkable
+class Degradable(Protocol):
+    """A task whose outputs can be degraded again by a model of what degrades real inputs."""
+
+    def degrade(self, clear: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        """Return outputs with a random defect of the kind that the real inputs have.
+
+        Args:
+            clear: Outputs or labels.
+            real: The inputs that they were made of.
+            generator: The only source of randomness.
+        """
+
+
+@runtime_checkable
+class Monitored(Protocol):
+    """A task that can tell without truth how an adaptation goes."""
+
+    def monitor(self, reference: nn.Module) -> Callable[[nn.Module], float]:
+        """Return a judge of networks on real inputs that are used for nothing else.
+
+        Args:
+            reference: The student before adaptation, which scores 0; higher is better.
+        """
 
 
 @runtime_checkable
@@ -118,11 +156,19 @@ class Explained(Protocol):
 
     @property
     def gate_labels(self) -> Mapping[str, str]:
-        """Names of ``defect``, ``quality`` and ``skill``; those left out keep the general name."""
+        """Names for people of the measures of the gate and of ``skill``."""
 
     @property
     def explanations(self) -> Mapping[str, str]:
         """One sentence on what a measure means, by the name of the measure."""
+
+
+@runtime_checkable
+class Perceptive(Protocol):
+    """A task that brings its own network for contrast; otherwise the teacher's features serve."""
+
+    def feature_network(self, device: str) -> Callable[[Tensor], Sequence[Tensor]]:
+        """Return a function from a batch to features, with a gradient to its input."""
 
 
 class Structure(Protocol):

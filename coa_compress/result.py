@@ -130,9 +130,8 @@ def make_report(
         started: Seconds since the epoch.
     """
     state = outcome.state
-    gate = None if state.gate is None else describe_gate(state.gate)
-    if gate is not None and isinstance(task, Explained):
-        gate["labels"] = dict(task.gate_labels)
+    labels = task.gate_labels if isinstance(task, Explained) else None
+    gate = None if state.gate is None else describe_gate(state.gate, labels=labels)
     allocation: Mapping[str, Any] = {}
     if state.allocation is not None and state.budget is not None:
         allocation = describe_allocation(state.allocation, state.budget, scores=state.scores)

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -15,14 +16,13 @@ from typing import Any
 from coa_compress.atomic import sync_folder, write_atomic
 from coa_compress.errors import RunError
 
-_MARKER = "run.json"
 _LOCK = ".lock"
 _TRASH = ".trash-"
 _NEW = ".new-"
 _BEGUN = "stage.json"
 _DONE = "done.json"
-_TOOL = "coa-compress"
-_FORMAT = 1
+MARK = {"tool": "coa-compress", "format": 1}
+"""What the file that marks a folder as ours holds, among others."""
 _STAGE = re.compile(r"\d\d_\w[\w.-]*", re.ASCII)
 
 
@@ -84,9 +84,12 @@ class RunFolder:
             stage: The folder that ``stage_folder`` returned, or its name.
             digest: Identifies everything that the stage depends on.
         """
-        folder = self._folder(stage)
-        begun, done = _read(folder / _BEGUN), _read(folder / _DONE)
-        return begun.get("digest") == digest and done.get("digest") == digest
+        return is_finished(self._folder(stage), digest)
+
+    def digest(self, stage: str | Path) -> str | None:
+        """Return what a stage is done for, or None if it is not done."""
+        found = _read(self._folder(stage) / _DONE).get("digest")
+        return None if found is None else str(found)
 
     def begin(self, stage: str | Path, digest: str) -> Path:
         """Make the folder of a stage ready, and return it.
@@ -102,23 +105,30 @@ class RunFolder:
             RunError: If the folder was not made by a run.
         """
         folder = self._folder(stage)
-        if folder.exists() and any(folder.iterdir()):
-            begun = _read(folder / _BEGUN)
-            if not begun:
-                message = f"{folder} was not made by this run: move it away or use another folder"
-                raise RunError(message)
-            if begun.get("digest") == digest:
-                with suppress(FileNotFoundError):
-                    (folder / _DONE).unlink()
-                sync_folder(folder)
-                return folder
-            self._discard(folder)
-        new = self.path / f"{_NEW}{secrets.token_hex(4)}"
-        new.mkdir()
+        if self._begun(folder) == digest:
+            with suppress(FileNotFoundError):
+                (folder / _DONE).unlink()
+            sync_folder(folder)
+            return folder
+        new = _new_folder(self.path)
         write_atomic(new / _BEGUN, json.dumps({"digest": digest}))
-        new.replace(folder)
-        sync_folder(self.path)
-        return folder
+        return self._placed(new, folder)
+
+    def adopt(self, stage: str | Path, finished: Path) -> Path:
+        """Make a stage done by the files of the same stage that was finished elsewhere.
+
+        Args:
+            stage: The folder that ``stage_folder`` returned, or its name; what is there goes.
+            finished: A folder in which a stage is done; it is unchanged.
+
+        Raises:
+            RunError: If the folder was not made by a run.
+        """
+        folder = self._folder(stage)
+        self._begun(folder)
+        new = _new_folder(self.path)
+        link_files(finished, new)
+        return self._placed(new, folder)
 
     def mark_done(self, stage: str | Path, digest: str, seconds: float) -> None:
         """Record that a stage is done; to be called after its files are on disk.
@@ -163,6 +173,23 @@ class RunFolder:
             raise RunError(message)
         return folder
 
+    def _begun(self, folder: Path) -> str | None:
+        """Return what a stage was begun for; None if nothing is there."""
+        if not folder.exists() or not any(folder.iterdir()):
+            return None
+        begun = _read(folder / _BEGUN)
+        if not begun:
+            message = f"{folder} was not made by this run: move it away or use another folder"
+            raise RunError(message)
+        return str(begun.get("digest"))
+
+    def _placed(self, new: Path, folder: Path) -> Path:
+        if folder.exists() and any(folder.iterdir()):
+            self._discard(folder)
+        new.replace(folder)
+        sync_folder(self.path)
+        return folder
+
     def _discard(self, folder: Path) -> None:
         # renamed first: a folder that is half removed must never look like a stage
         trash = self.path / f"{_TRASH}{secrets.token_hex(4)}"
@@ -184,46 +211,102 @@ def open_run(path: Path) -> Iterator[RunFolder]:
     Raises:
         RunError: If another process has it open, it holds something else, or cannot be written.
     """
+    with own_folder(path, "run") as folder:
+        yield RunFolder(folder)
+
+
+@contextmanager
+def own_folder(path: Path, kind: str, *, wait: bool = False) -> Iterator[Path]:
+    """Open a folder of this program for this process alone; a new one is made when there is none.
+
+    Args:
+        path: A folder of that kind, an empty folder, or one to be made.
+        kind: What the folder is, one word; ``KIND.json`` in it says so, with the key ``tool``.
+        wait: Wait while another process has it open, in place of an error.
+
+    Yields:
+        The folder, absolute, without what killed processes have left half done.
+
+    Raises:
+        RunError: If another process has it open, it holds something else, or cannot be written.
+    """
     path = Path(path).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _check_ours(path)
+        _check_ours(path, kind)
         lock = (path / _LOCK).open("a")
     except OSError as error:
-        message = f"cannot use {path} as a run folder: {error.strerror or error}"
+        message = f"cannot use {path} as a {kind} folder: {error.strerror or error}"
         raise RunError(message) from None
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            message = f"{path} is in use by another run: wait until it ends or use another folder"
+            message = (
+                f"{path} is in use by another {kind}: wait until it ends or use another folder"
+            )
             raise RunError(message) from None
-        if not (path / _MARKER).exists():
-            _mark(path)
+        if not (path / f"{kind}.json").exists():
+            write_atomic(path / f"{kind}.json", json.dumps(MARK))
         for leftover in [*path.glob(f"{_TRASH}*"), *path.glob(f"{_NEW}*")]:
             _remove(leftover)
-        yield RunFolder(path)
+        yield path
 
 
-def _check_ours(path: Path) -> None:
-    marker = path / _MARKER
+def is_finished(folder: Path, digest: str) -> bool:
+    """Return whether a folder holds a stage that is done for exactly this digest."""
+    begun, done = _read(folder / _BEGUN), _read(folder / _DONE)
+    return begun.get("digest") == digest and done.get("digest") == digest
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Give every file below a folder a second name below another one, or copy it.
+
+    Files of a run are replaced, never written into, so that one file may have several names.
+
+    Args:
+        source: A folder; files whose names begin with a dot are left out.
+        target: A folder; the folders below it are made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomic(Path(folder) / "a" / "b" / "x.txt", "text")
+    ...     link_files(Path(folder) / "a", Path(folder) / "c")
+    ...     (Path(folder) / "c" / "b" / "x.txt").read_text()
+    'text'
+    """
+    for file in sorted(source.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:  # another disk, or one without links
+                write_atomic(place, file.read_bytes())
+    sync_folder(target)
+
+
+def _new_folder(path: Path) -> Path:
+    new = path / f"{_NEW}{secrets.token_hex(4)}"
+    new.mkdir()
+    return new
+
+
+def _check_ours(path: Path, kind: str) -> None:
+    marker = path / f"{kind}.json"
     if marker.exists():
-        if _read(marker).get("tool") == _TOOL:
+        if _read(marker).get("tool") == MARK["tool"]:
             return
-        reason = f"its {_MARKER} is not of {_TOOL}"
+        reason = f"its {marker.name} is not of {MARK['tool']}"
     else:
         # a run that was killed at once may leave a lock and a part of the marker
-        ours = (_LOCK, f".{_MARKER}.")
+        ours = (_LOCK, f".{marker.name}.")
         others = sorted(p.name for p in path.iterdir() if not p.name.startswith(ours))
         if not others:
             return
-        reason = f"it holds {others[0]!r} and no {_MARKER}"
-    message = f"{path} is no run folder ({reason}): nothing was changed, use an empty folder"
+        reason = f"it holds {others[0]!r} and no {marker.name}"
+    message = f"{path} is no {kind} folder ({reason}): nothing was changed, use an empty folder"
     raise RunError(message)
-
-
-def _mark(path: Path) -> None:
-    write_atomic(path / _MARKER, json.dumps({"tool": _TOOL, "format": _FORMAT}))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -135,10 +135,13 @@ def _check_adaptable(task: Adaptable, teacher: nn.Module) -> None:
     _hold(torch.equal(first, again), "real_batch must depend on the generator alone")
     with torch.no_grad():
         _check_losses(task.guidance, teacher(first), first)
-    measures = task.domain_measures(teacher)
-    for name in ("defect", "quality", "skill"):
-        value = getattr(measures, name)
-        _hold(isinstance(value, float), f"domain_measures must return a float as {name}")
+    measures, same = task.domain_measures(teacher), task.domain_measures(teacher)
+    pairs = zip(measures.samples(), same.samples(), strict=True)
+    for (name, values), (_, others) in pairs:
+        floats = all(isinstance(value, float) for value in values)
+        _hold(floats, f"domain_measures must return floats as {name}")
+        equal = list(values) == list(others)
+        _hold(equal, f"domain_measures must return the same {name} for the same model")
 
 
 def _check_untouched(net: nn.Module, before: Mapping[str, Tensor]) -> None:

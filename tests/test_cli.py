@@ -319,6 +319,7 @@ def test_evaluate_prints_a_table(engine, tmp_path, call):
         ("tasks", "dehazing"),
         ("stages", "distill"),
         ("losses", "self_distillation: l1, ssim"),
+        ("features", "attention"),
     ],
 )
 def test_list_names_what_there_is(call, kind, name):
@@ -341,6 +342,7 @@ def test_list_without_a_kind_lists_everything(call):
         "tasks:",
         "stages:",
         "losses:",
+        "features:",
     ]
 
 

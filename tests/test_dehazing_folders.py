@@ -7,6 +7,8 @@ from PIL import Image
 
 from coa_compress.errors import DataError
 from coa_compress.tasks.dehazing.folders import read_folder, with_photographs, with_truth
+from coa_compress.tasks.dehazing.sources import pair_example
+from coa_compress.tasks.image_cache import ImageCache
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -46,6 +48,82 @@ def test_pairs_are_found(tmp_path, hazy, truth):
     (pair,) = found.pairs
     assert (pair.hazy, pair.clear) == (tmp_path / hazy, tmp_path / truth)
     assert found.photographs == ()
+
+
+LAYOUTS = {
+    "RESIDE ITS": ("hazy/1_1_0.90179.png hazy/1_2_0.97842.png", "clear/1.png", "trans/1_1.png"),
+    "RESIDE OTS": (
+        "hazy/part1/0001_0.8_0.2.jpg hazy/part2/0002_1_0.04.jpg",
+        "clear/0001.jpg clear/0002.jpg",
+        "depth/0001.mat",
+    ),
+    "OTS_BETA": ("haze/OTS/0005_0.8_0.04.jpg", "clear/clear_images/0005.jpg", ""),
+    "SOTS": ("nyuhaze500/hazy/1400_1.png", "nyuhaze500/gt/1400.png", ""),
+    "SOTS outdoor": ("outdoor/hazy/0001_0.8_0.2.jpg", "outdoor/gt/0001.png", ""),
+    "RESIDE": ("SOTS/indoor/hazy/1400_1.png", "SOTS/indoor/gt/1400.png", "readme.txt"),
+    "Haze4K": ("train/haze/1_0.74_1.78.png", "train/gt/1.png", "train/trans/1.png"),
+    "Haze4K, repacked": ("IN/1_0.74_1.78.png", "GT/1.png", ""),
+    "O-HAZE": ("hazy/01_outdoor_hazy.jpg", "GT/01_outdoor_GT.jpg", ""),
+    "I-HAZE": ("hazy/01_indoor_hazy.jpg", "GT/01_indoor_GT.jpg", ""),
+    "Dense-Haze": ("hazy/01_hazy.png", "GT/01_GT.png", ""),
+    "NH-HAZE": ("01_hazy.png 02_hazy.png", "01_GT.png 02_GT.png", ""),
+    "THaze": ("train/hazy/a.jpg", "train/clear/a.jpg", ""),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_standard_data_sets_are_read_as_they_come(tmp_path, name):
+    hazy, truths, more = (part.split() for part in LAYOUTS[name])
+    for file in (*hazy, *truths, *more):
+        if file.endswith((".png", ".jpg")):
+            put(tmp_path / file)
+        else:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_bytes(b"x")
+
+    found = read_folder(tmp_path)
+
+    pairs = [pair for part in found for pair in part.pairs]
+    assert [pair.hazy for pair in pairs] == [tmp_path / file for file in hazy]
+    assert {pair.clear for pair in pairs} == {tmp_path / file for file in truths}
+    assert not any(part.photographs for part in found)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["JPEGImages/AM_Bing_211.png", "Annotations/AM_Bing_211.xml", "ImageSets/Main/test.txt"],
+        ["1.jpg", "2.jpg"],
+        ["hazy/1.jpg"],
+    ],
+    ids=["RTTS", "URHI, REAL_FOGGY", "hazy alone"],
+)
+def test_real_photographs_are_read_as_they_come(tmp_path, files):
+    for file in files:
+        if file.endswith((".png", ".jpg")):
+            put(tmp_path / file)
+        else:
+            (tmp_path / file).parent.mkdir(parents=True)
+            (tmp_path / file).write_bytes(b"x")
+
+    (found,) = with_photographs(read_folder(tmp_path), tmp_path)
+
+    assert list(found.photographs) == [tmp_path / f for f in files if f.endswith(("png", "jpg"))]
+
+
+def test_the_border_of_a_truth_is_cut_off(tmp_path):
+    put(tmp_path / "hazy" / "1_1.png", (30, 24))
+    put(tmp_path / "gt" / "1.png", (50, 44))
+    levels = np.zeros((44, 50, 3), dtype=np.uint8)
+    levels[10:-10, 10:-10] = 200
+    Image.fromarray(levels).save(tmp_path / "gt" / "1.png")
+
+    (pair,) = read_folder(tmp_path)[0].pairs
+    hazy, clear = pair_example(pair, ImageCache()).load()
+
+    assert pair.border == 10
+    assert hazy.shape == clear.shape == (3, 24, 30)
+    assert clear.min() > 0.7
 
 
 def test_the_longest_matching_name_wins(tmp_path):
@@ -99,7 +177,15 @@ def test_a_hazy_folder_alone_is_photographs(tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "reason"),
     [
-        (lambda root: None, "no images in .*: expected hazy/ and gt/"),
+        (lambda root: None, "no images in .*: found nothing; expected hazy/ and gt/"),
+        (
+            lambda root: [(root / f"{n}.mat").write_bytes(b"") for n in "abcdef"],
+            r"found a.mat, b.mat, c.mat, d.mat and 2 more; expected hazy/ and gt/, clear/",
+        ),
+        (
+            lambda root: put(root / "gt" / "1.png", (18, 26)) or put(root / "hazy" / "1.png"),
+            r"sizes differ: .*1\.png is 8x6, .*1\.png is 18x26",
+        ),
         (lambda root: put(root / "gt" / "1.png") or put(root / "hazy" / "2.png"), "no truth for"),
         (
             lambda root: put(root / "gt" / "1.png") or put(root / "hazy" / "1.png", (8, 7)),

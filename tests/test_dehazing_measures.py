@@ -1,7 +1,3 @@
-import time
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,18 +5,11 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from coa_compress.errors import DataError
-from coa_compress.tasks.dehazing.folders import read_folder
 from coa_compress.tasks.dehazing.guidance import PRIORS
 from coa_compress.tasks.dehazing.haze import add_haze, transmission
-from coa_compress.tasks.dehazing.haze_density import haze_density, haze_features
 from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
 from coa_compress.tasks.dehazing.measures import in_8_bits, psnr_db, ssim
-from coa_compress.tasks.dehazing.naturalness import naturalness, patch_features
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
-from coa_compress.tasks.dehazing.simulated import hazed_by_drift
-from coa_compress.tasks.images import read_image
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def photograph(name="coffee"):
@@ -89,59 +78,6 @@ def test_8_bits_are_256_levels():
     torch.testing.assert_close(levels, levels.round())
 
 
-@pytest.mark.parametrize("name", ["coffee", "motorcycle", "flower"])
-def test_haze_density_rises_with_haze(name):
-    densities = [haze_density(hazed(beta, name)) for beta in (0.0, 0.5, 1.0, 2.0)]
-
-    assert densities == sorted(densities)
-    assert densities[-1] - densities[0] > 0.2
-
-
-@settings(deadline=None, max_examples=15)
-@given(height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 9))
-def test_no_reference_measures_are_finite_on_any_image(height, width, seed):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand(3, height, width, generator=generator)
-
-    for measured in (haze_density(image), haze_density(image * 0)):
-        assert 0 < measured < 1
-    for measured in (naturalness(image), naturalness(image * 0)):
-        assert 0 < measured <= 100
-
-
-def test_haze_density_does_not_look_at_the_dark_channel():
-    assert not any("dark" in name for name in haze_features(hazed(1.0)))
-
-
-@pytest.mark.parametrize("damage", ["noise", "blocks", "blur"])
-def test_naturalness_falls_with_damage(damage):
-    clear, _ = photograph("motorcycle")
-    small = torch.nn.functional.avg_pool2d(clear[None], 6)
-    damaged = {
-        "noise": clear + 0.2 * torch.randn(clear.shape, generator=torch.Generator().manual_seed(0)),
-        "blocks": torch.nn.functional.interpolate(small, clear.shape[1:], mode="nearest")[0],
-        "blur": torch.nn.functional.interpolate(small, clear.shape[1:], mode="bicubic")[0],
-    }[damage]
-
-    assert naturalness(damaged) < 0.9 * naturalness(clear)
-
-
-def test_naturalness_has_36_features_a_patch():
-    features, sharpness = patch_features(torch.rand(3, 200, 300))
-
-    assert features.shape == (6, 36)
-    assert sharpness.shape == (6,)
-
-
-def test_no_reference_measures_are_repeatable_and_fast():
-    image = torch.rand(3, 512, 512, generator=torch.Generator().manual_seed(0))
-    for measure in (haze_density, naturalness):
-        first = measure(image)
-        start = time.process_time()
-        assert measure(image) == first
-        assert time.process_time() - start < 2.0
-
-
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([(16, 16), (40, 50), (13, 9)]))
 def test_priors_are_scalars_from_zero_with_gradients(seed, size):
@@ -198,29 +134,6 @@ def test_low_frequency_ignores_zero_mean_detail():
 
     assert losses["l1"] == pytest.approx(0.1, abs=1e-6)
     assert losses["low_frequency"] < 1e-6
-
-
-def test_drifting_haze_is_seen_as_haze():
-    scene = photograph_scenes("test")[0]
-
-    assert haze_density(hazed_by_drift(scene, seed=1).float() / 255) > haze_density(
-        scene.clear.float() / 255
-    )
-
-
-@pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the development data")
-@pytest.mark.parametrize("split", ["sots_indoor", "sots_outdoor", "real_pairs"])
-def test_haze_density_ranks_held_out_pairs(split):
-    (found,) = read_folder(SHARED / "test" / split)
-    chosen = found.pairs[::4]
-
-    right = [
-        haze_density(read_image(pair.hazy)) > haze_density(read_image(pair.clear))
-        for pair in chosen
-    ]
-
-    assert np.mean(right) >= 0.9
 
 
 def _losses(output, target):

@@ -1,3 +1,6 @@
+from itertools import pairwise
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,7 +9,7 @@ from coa_compress.tasks.dehazing import photographs
 from coa_compress.tasks.dehazing.crops import cut_window, random_window
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.photographs import photograph_names, photograph_scenes
-from coa_compress.tasks.dehazing.scenes import render_scene
+from coa_compress.tasks.dehazing.scenes import ScenePool, render_clutter, render_scene, scene_pool
 from coa_compress.tasks.dehazing.simulated import hazed_by_drift
 
 SMALL = (48, 64)
@@ -51,6 +54,66 @@ def test_depth_has_the_median_of_its_domain():
 
     assert 2.0 < outdoor.median() < 6.0
     assert 0.7 < indoor.median() < 1.4
+
+
+@settings(deadline=None, max_examples=6)
+@given(domain=st.sampled_from(["outdoor", "indoor"]), seed=st.integers(0, 10**6))
+def test_clutter_is_a_repeatable_image_with_the_depth_of_its_domain(domain, seed):
+    scene, again = (render_clutter(domain, seed=seed, size=SMALL) for _ in range(2))
+
+    depth = scene.depth.float()
+    low, high = {"outdoor": (2.3, 3.8), "indoor": (0.75, 1.3)}[domain]
+    assert torch.equal(scene.clear, again.clear)
+    assert torch.equal(scene.depth, again.depth)
+    assert scene.clear.dtype == torch.uint8
+    assert scene.clear.shape == (3, *SMALL)
+    assert scene.clear.float().std() > 10
+    assert low < depth.median() < high
+    assert bool((depth > 0).all())
+    assert bool((depth <= 9).all())
+
+
+def test_what_hides_something_in_clutter_is_nearer():
+    # a nearer shape is painted later: where depth jumps, color does, and depth has many jumps
+    depth = render_clutter("outdoor", seed=3, size=(96, 128)).depth.float()[0]
+    steps = (depth[:, 1:] / depth[:, :-1]).log().abs()
+
+    assert 0.02 < float((steps > 0.1).float().mean()) < 0.5
+    assert steps.median() < 0.02
+
+
+def test_clutter_has_edges_at_every_scale_as_photographs_have():
+    clear = render_clutter("indoor", seed=5, size=(96, 128)).clear.float().mean(dim=0)
+    spectrum = torch.fft.rfft2(clear - clear.mean()).abs().square()
+    rows = torch.fft.fftfreq(96)[:, None].abs()
+    columns = torch.fft.rfftfreq(128)[None]
+    frequency = (rows.square() + columns.square()).sqrt()
+    power = [
+        float(spectrum[(frequency > low) & (frequency <= 2 * low)].mean())
+        for low in (0.03, 0.06, 0.12, 0.24)
+    ]
+
+    # the power of natural images falls with about the square of the frequency: by 4 an octave
+    falls = [coarse / fine for coarse, fine in pairwise(power)]
+    assert all(fall > 1.5 for fall in falls)
+    assert 2.5 < (power[0] / power[-1]) ** (1 / 3) < 12
+
+
+def test_a_pool_renders_what_it_is_asked_for_and_keeps_it():
+    pool = ScenePool(seed=77, views=3, clutter=2)
+
+    assert [pool[0].domain, pool[2].domain, pool[3].domain, pool[-1].domain] == [
+        "outdoor",
+        "indoor",
+        "indoor",
+        "outdoor",
+    ]
+    assert pool[1] is ScenePool(seed=77, views=3)[1]
+    assert pool[0:2][1] is pool[1]
+    assert scene_pool(77, 3)[1] is pool[1]
+    assert len({scene.name for scene in pool}) == len(pool) == 5
+    with pytest.raises(IndexError, match="out of range"):
+        pool[5]
 
 
 def test_no_photograph_is_in_two_splits():

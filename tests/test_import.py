@@ -71,7 +71,7 @@ def test_the_public_names_are_those_listed():
     assert dir(coa_compress) == sorted(coa_compress.__all__)
     for name in coa_compress.__all__:
         assert getattr(coa_compress, name) is not None
-    public = {"Compressor", "Result", "load", "__version__"}
+    public = {"Compressor", "Result", "fold", "load", "__version__"}
     assert set(coa_compress.__all__) == public
 
 

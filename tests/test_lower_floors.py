@@ -13,7 +13,7 @@ from small_runs import hooks_of
 from torch import nn
 
 from coa_compress import registry
-from coa_compress.artifacts import Allocation, Batch, Budget, GateRules
+from coa_compress.artifacts import Allocation, Batch, Budget
 from coa_compress.costs import CostFunction, CostTerm, Extent, full_widths
 from coa_compress.errors import BudgetError, ModelError, RegistryError, SettingError
 from coa_compress.hooks import captured_outputs
@@ -77,8 +77,6 @@ def test_a_budget_needs_a_limit():
         Budget()
     with pytest.raises(SettingError, match=r"Budget\.keep_macs must be at most 1\.0, got 2"):
         Budget(keep_macs=2.0)
-    with pytest.raises(SettingError, match=r"GateRules\.max_skill_drop must be at least 0"):
-        GateRules(max_skill_drop=-0.1)
 
 
 def test_an_allocation_tells_its_widths():

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import jsonschema
@@ -18,14 +20,13 @@ from matplotlib.image import imread
 from coa_compress.artifacts import (
     Allocation,
     Budget,
-    DomainMeasures,
-    Gate,
-    GateRules,
     History,
     Picture,
 )
 from coa_compress.errors import DataError
+from coa_compress.gate import DomainMeasures, GateRules, judge
 from coa_compress.report import curves, figures, summary
+from coa_compress.report.closer import closer_look
 from coa_compress.report.content import Report, describe_allocation, describe_gate
 from coa_compress.report.document import schema, to_document, to_json
 from coa_compress.report.html import to_html
@@ -47,7 +48,7 @@ def measured(macs, params, latency_ms, psnr_db, haze):
         "macs_thop": None,
         "psnr_db": {"synthetic": psnr_db, "real pairs": psnr_db - 9},
         "ssim": {"synthetic": 0.93, "real pairs": 0.61},
-        "haze_density": {"real photographs": haze},
+        "dark_channel_density": {"real photographs": haze},
     }
 
 
@@ -72,16 +73,19 @@ def make_allocation():
     return describe_allocation(allocation, Budget(keep_macs=0.25), scores=scores)
 
 
-def make_gate(*, accepted=True):
-    return describe_gate(
-        Gate(
-            accepted=accepted,
-            before=DomainMeasures(defect=0.412, quality=0.731, skill=26.72),
-            after=DomainMeasures(defect=0.355, quality=0.728, skill=26.61 if accepted else 26.02),
-            rules=GateRules(),
-            reasons=() if accepted else ("skill fell by 0.70, and may fall by at most 0.3",),
-        )
+def gate_measures(haze, distance, skill):
+    return DomainMeasures(
+        defects={"fade": haze, "dark_channel_density": [0.3, 0.3]},
+        qualities={"niqe": distance},
+        skill=skill,
+        lower_is_better=["niqe"],
     )
+
+
+def make_gate(*, accepted=True):
+    before = gate_measures([0.4, 0.424], [4.0, 4.2], [26.72])
+    after = gate_measures([0.35, 0.36], [3.98, 4.22], [26.61 if accepted else 26.02])
+    return describe_gate(judge(before, after, GateRules()), labels={"skill": "PSNR (dB)"})
 
 
 def make_history(n, start):
@@ -143,7 +147,7 @@ def make_report(**changes):
 
 
 class Tags(HTMLParser):
-    VOID = frozenset({"meta", "img", "line", "circle", "br"})
+    VOID = frozenset({"meta", "img", "input", "line", "circle", "br"})
 
     def __init__(self):
         super().__init__()
@@ -188,7 +192,7 @@ def test_the_document_follows_its_schema():
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [
-        (("schema_version",), 2, "1 was expected"),
+        (("schema_version",), 1, "2 was expected"),
         (("final",), "teacher", "is not one of"),
         (("measurements", "teacher", "macs"), 1.5, "1.5 is not of type"),
         (("gate", "accepted"), "yes", "is not"),
@@ -267,8 +271,8 @@ def test_a_refused_adaptation_is_in_the_headline_and_the_student_counts():
     assert summary.column_titles(report)[-1] == "Adapted (refused)"
     page = to_html(report)
     assert "Refused" in page
-    assert "skill fell by 0.70" in page
-    assert [rule.held for rule in summary.gate_rules(report)] == [True, True, False]
+    assert "skill on labelled data fell by 0.70" in page
+    assert [rule.held for rule in summary.gate_rules(report)] == [True, True, True, False]
 
 
 def test_a_gain_is_no_loss():
@@ -278,13 +282,32 @@ def test_a_gain_is_no_loss():
 
 
 def test_the_gate_table_states_the_rules():
-    rules = summary.gate_rules(make_report())
-    assert [plain(rule.change) for rule in rules] == ["-13.8 %", "-0.4 %", "-0.11"]
+    report = make_report()
+    rules = summary.gate_rules(report)
+    assert [rule.label for rule in rules] == ["FADE", "Dark channel density", "NIQE", "PSNR (dB)"]
+    assert [plain(rule.change) for rule in rules] == [
+        "-13.8 % ± 1.7 %",
+        "±0.0 % ± 0.0 %",
+        "±0.0 % ± 0.5 %",
+        "-0.11",
+    ]
     assert [plain(rule.demand) for rule in rules] == [
         "falls by at least 1.0 %",
-        "falls by at most 2.0 %",
+        "never rises",
+        "rises by at most 2.0 %",
         "falls by at most 0.3",
     ]
+    for text in (to_html(report), to_markdown(report)):
+        assert "Each rule must hold by 1 standard error (±)" in text
+
+
+def test_a_gate_on_means_says_so():
+    gate = make_gate()
+    gate["rules"]["standard_errors"] = 0.0
+    assert "the rules look at the means" in to_markdown(make_report(gate=gate))
+    gate["findings"][0] |= {"change": None, "standard_error": None}
+    unknown = summary.gate_rules(make_report(gate=gate))[0]
+    assert (unknown.change, unknown.held) == ("", None)
 
 
 def test_the_table_compares_with_the_teacher():
@@ -297,12 +320,12 @@ def test_the_table_compares_with_the_teacher():
     assert [plain(cell.change) for cell in rows["MACs", ""]] == ["", "24.6 %", "24.6 %"]
     assert rows["MACs by thop", ""][0].value == figures.UNKNOWN
     assert [plain(cell.change) for cell in rows["PSNR (dB)", "synthetic"]] == ["", "-0.41", "-0.52"]
-    assert rows["Haze density", "real photographs"][2].value == "0.355"
+    assert rows["Dark channel density", "real photographs"][2].value == "0.355"
     assert rows["Latency", ""][0].detail == "144 to 160"
 
 
 def test_a_task_can_explain_its_own_measures():
-    report = make_report(explanations={"haze_density": "As our own index sees it."})
+    report = make_report(explanations={"dark_channel_density": "As our own index sees it."})
     assert "As our own index sees it." in to_html(report)
 
 
@@ -317,7 +340,8 @@ def test_the_page_is_whole_and_loads_nothing():
     assert "http" not in page
     assert "url(" not in page
     assert "@import" not in page
-    assert "<script" not in page
+    assert page.count("<script") == 1
+    assert "<script" not in to_html(Report(name="x", title="x", measurements={}))
     assert len(tags.ids) == len(set(tags.ids))
     assert {ref[1:] for ref in tags.references if ref.startswith("#")} <= set(tags.ids)
     for text in (
@@ -444,7 +468,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
         (None, "is this a finished run?"),
         ("{", "is not JSON"),
         ("[]", "has schema_version None"),
-        ('{"schema_version": 9}', "has schema_version 9, and this version reads 1"),
+        ('{"schema_version": 9}', "has schema_version 9, and this version reads 2"),
     ],
 )
 def test_a_report_that_cannot_be_read_is_one_clear_line(tmp_path, content, complaint):
@@ -452,3 +476,76 @@ def test_a_report_that_cannot_be_read_is_one_clear_line(tmp_path, content, compl
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(DataError, match=re.escape(complaint)):
         read_report(tmp_path)
+
+
+def plain_row(**columns):
+    images = {
+        name: torch.full((96, 128, 3), value, dtype=torch.uint8) for name, value in columns.items()
+    }
+    return Picture("x", images)
+
+
+def test_a_closer_look_finds_where_the_last_network_errs():
+    row = plain_row(hazy=200, teacher=100, student=100, truth=100)
+    row.images["student"][60:80, 100:120] = 220
+    row.images["teacher"][:8] = 0
+
+    look = closer_look(row, ["teacher", "student"])
+
+    assert look.reference == "truth"
+    assert set(look.crops) == set(row.images)
+    assert look.crops["student"].shape == (24, 24, 3)
+    assert (look.crops["student"] == 220).float().mean() > 0.6
+    assert look.mean_errors["student"] == pytest.approx(400 * 120 / 255 / (96 * 128))
+    assert look.errors["student"].max() == 255
+    assert look.errors["student"][:50].max() == 0
+    assert look.errors["teacher"][0, 0].tolist() == [255, 255, 255]
+
+
+def test_error_maps_grow_with_the_error():
+    ramp = torch.arange(128).expand(96, 3, 128).permute(0, 2, 1)
+    row = Picture("x", {"teacher": torch.zeros(96, 128, 3).byte(), "student": ramp.byte()})
+
+    brightness = closer_look(row, ["teacher", "student"]).errors["student"].int().sum(dim=2)[0]
+
+    assert (brightness.diff() >= 0).all()
+    assert brightness[0] == 0
+    assert brightness[64:].min() == 3 * 255
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        plain_row(hazy=1, truth=2),
+        plain_row(teacher=1),
+        Picture("x", {n: torch.zeros(8, 8, 3).byte() for n in ("teacher", "student")}),
+        Picture("x", {n: torch.zeros(8 * len(n), 64, 3).byte() for n in ("teacher", "net")}),
+    ],
+    ids=["no network", "nothing to compare with", "too small", "two sizes"],
+)
+def test_what_cannot_be_compared_has_no_closer_look(row):
+    assert closer_look(row, ["teacher", "student", "net"]) is None
+    to_html(Report(name="x", title="x", measurements={"teacher": {}}, pictures=[row]))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser Chromium")
+def test_a_browser_shows_the_slider(tmp_path):
+    page = tmp_path / "report.html"
+    row = plain_row(hazy=200, teacher=100, student=90, truth=100)
+    page.write_text(to_html(make_report(pictures=[row])), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+
+    (figure,) = re.findall(r'<figure class="compare".*?</figure>', done.stdout, flags=re.DOTALL)
+    assert "hidden" not in figure.split(">")[0]
+    assert "--at: 50%" in figure
+    shown = re.findall(r'<img[^>]*src="(data:image/jpeg[^"]*)"', figure)
+    assert len(shown) == 2
+    assert shown[0] != shown[1]

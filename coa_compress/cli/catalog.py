@@ -49,6 +49,13 @@ def losses() -> list[str]:
     return lines
 
 
+def features() -> list[str]:
+    """Return a line for each feature term of the distillation."""
+    from coa_compress.distillation.features import FEATURE_TERMS
+
+    return _registered(FEATURE_TERMS)
+
+
 def described(things: Iterable[tuple[str, Any]]) -> list[str]:
     """Return a name and the first line of its docstring for each thing.
 
@@ -70,5 +77,6 @@ CATALOG: Mapping[str, Callable[[], list[str]]] = {
     "tasks": tasks,
     "stages": stages,
     "losses": losses,
+    "features": features,
 }
 """How to list each kind."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from coa_compress._version import __version__
+from coa_compress.cli.ablate import ablate
 from coa_compress.cli.export import export
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
@@ -20,7 +21,7 @@ from coa_compress.cli.session import session, staged
 from coa_compress.cli.team import Strategy, said_elsewhere, team_of
 from coa_compress.errors import CoaError, DataError, ModelError
 
-Kind = Literal["scorers", "allocators", "tasks", "stages", "losses"]
+Kind = Literal["scorers", "allocators", "tasks", "stages", "losses", "features"]
 
 app = typer.Typer(
     add_completion=False,
@@ -97,6 +98,9 @@ def recipe(  # noqa: PLR0913 - one parameter an option
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run stopped.")
     ] = True,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Finished stages that runs share.")
+    ] = None,
     devices: Annotated[
         int | None, typer.Option(min=1, help="GPUs, or processes on the CPU, that train together.")
     ] = None,
@@ -124,7 +128,9 @@ def recipe(  # noqa: PLR0913 - one parameter an option
         if plan:
             lines = [compressor.plan()]
         else:
-            result = compressor.run(resume=resume, processes=team.launch(compressor.device))
+            result = compressor.run(
+                resume=resume, cache=cache, processes=team.launch(compressor.device)
+            )
             lines = [result.summary, f"report: {result.report_path}"]
     for line in [] if team.follows else lines:
         typer.echo(line)
@@ -176,7 +182,7 @@ def evaluate(
         typer.echo(measures_table(measures))
 
 
-for _command in (profile, sensitivity, export, report, compare):
+for _command in (ablate, profile, sensitivity, export, report, compare):
     app.command()(_command)
 
 

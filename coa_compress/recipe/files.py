@@ -43,19 +43,34 @@ def load_recipe(
     Traceback (most recent call last):
     coa_compress.errors.RecipeError: no recipe file none.yaml: give the path of a YAML file
     """
-    path = Path(path)
+    text = read_text(Path(path), "recipe")
+    return parse_recipe(text, source=str(path), overrides=overrides, schema=schema)
+
+
+def read_text(path: Path, kind: str) -> str:
+    """Return the text of a YAML file.
+
+    Args:
+        path: A file, UTF-8.
+        kind: What it is, for messages.
+
+    Raises:
+        RecipeError: If it cannot be read.
+
+    >>> read_text(Path("none.yaml"), "recipe")
+    Traceback (most recent call last):
+    coa_compress.errors.RecipeError: no recipe file none.yaml: give the path of a YAML file
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        message = f"no recipe file {path}: give the path of a YAML file"
+        message = f"no {kind} file {path}: give the path of a YAML file"
     except IsADirectoryError:
-        message = f"recipe {path} is a folder: give the path of a YAML file"
+        message = f"{kind} {path} is a folder: give the path of a YAML file"
     except UnicodeDecodeError as error:
-        message = f"recipe {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        message = f"{kind} {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
     except OSError as error:
-        message = f"recipe {path} cannot be read: {error.strerror}: check the path and its rights"
-    else:
-        return parse_recipe(text, source=str(path), overrides=overrides, schema=schema)
+        message = f"{kind} {path} cannot be read: {error.strerror}: check the path and its rights"
     raise RecipeError(message)
 
 

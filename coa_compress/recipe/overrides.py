@@ -1,11 +1,25 @@
 """Overrides of a recipe from the command line: ``a.b.c=value``."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from coa_compress.errors import RecipeError
 from coa_compress.recipe.document import Node, Problem, Where, parse_document
 
 _AFTER_EVERY_LINE = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One value to replace or add.
+
+    Args:
+        text: Such as ``stages.allocate.keep_macs=0.2``; the value is YAML.
+        where: Where it was given, for messages.
+    """
+
+    text: str
+    where: Where
 
 
 def apply_overrides(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
@@ -20,15 +34,31 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Pr
     >>> apply_overrides(tree, ["stages.score.scorer=taylor", "seed=3"])[0].plain()
     {'stages': {'score': {'scorer': 'taylor'}}, 'seed': 3}
     """
+    return apply_placed(root, of_command_line(overrides))
+
+
+def of_command_line(items: Sequence[str]) -> list[Override]:
+    """Return overrides that were given as ``--set``, in order.
+
+    >>> of_command_line(["seed=3"])[0].where.label
+    '--set seed=3'
+    """
+    return [
+        Override(item, Where(_AFTER_EVERY_LINE + number, f"--set {item}"))
+        for number, item in enumerate(items)
+    ]
+
+
+def apply_placed(root: Node, overrides: Sequence[Override]) -> tuple[Node, list[Problem]]:
+    """Return what ``apply_overrides`` returns, for overrides that may come from anywhere."""
     problems: list[Problem] = []
-    for number, item in enumerate(overrides):
-        where = Where(_AFTER_EVERY_LINE + number, f"--set {item}")
+    for override in overrides:
         try:
-            keys, value, found = _split(item, where)
+            keys, value, found = _split(override.text, override.where)
             root = _replaced(root, keys, value)
             problems += found
         except _OverrideError as error:
-            problems.append(Problem(where, str(error)))
+            problems.append(Problem(override.where, str(error)))
     return root, problems
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from coa_compress.artifacts import Allocation, Budget, Gate, History, Picture, Scores
+from coa_compress.artifacts import Allocation, Budget, History, Picture, Scores
+from coa_compress.gate import Gate
 
 Measurements = Mapping[str, Mapping[str, Any]]
 """By role (teacher, student, adapted), then by measure: a number, or numbers by split."""
@@ -26,8 +27,8 @@ class Report:
             ``gap`` with ``gap_within``, and where latency or memory was limited what the built
             student was measured to keep: ``latency_kept`` and ``memory_kept`` with percentiles,
             and all of it in ``measured``.
-        gate: ``accepted``, ``before``, ``after``, ``rules``, ``reasons``, and maybe ``labels``
-            for ``defect``, ``quality`` and ``skill``; None without adaptation.
+        gate: ``accepted``, ``findings`` (one for each measure), ``rules``, ``reasons``, and maybe
+            ``labels`` by measure; None without adaptation.
         histories: Losses of each training stage, in order.
         pictures: Rows of images to show.
         recipe: The recipe with every default filled in.
@@ -104,13 +105,23 @@ def _measured(allocation: Allocation) -> dict[str, Any]:
     return found
 
 
-def describe_gate(gate: Gate) -> dict[str, Any]:
+def describe_gate(gate: Gate, *, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the verdict of the gate as the mapping that a report holds.
 
-    >>> from coa_compress.artifacts import DomainMeasures, GateRules
-    >>> same = DomainMeasures(defect=1.0, quality=2.0, skill=30.0)
-    >>> gate = Gate(accepted=False, before=same, after=same, rules=GateRules(), reasons=())
-    >>> describe_gate(gate)["before"]
-    {'defect': 1.0, 'quality': 2.0, 'skill': 30.0}
+    Args:
+        gate: The verdict.
+        labels: Names of the measures for people, by measure.
+
+    >>> from coa_compress.gate import DomainMeasures, GateRules, judge
+    >>> same = DomainMeasures(defects={"haze": [1.0]}, qualities={"look": [2.0]}, skill=[30.0])
+    >>> described = describe_gate(judge(same, same, GateRules()))
+    >>> described["accepted"], [found["measure"] for found in described["findings"]]
+    (False, ['haze', 'look', 'skill'])
     """
-    return {**asdict(gate), "reasons": list(gate.reasons)}
+    return {
+        "accepted": gate.accepted,
+        "findings": [asdict(finding) for finding in gate.findings],
+        "rules": asdict(gate.rules),
+        "reasons": list(gate.reasons),
+        "labels": dict(labels or {}),
+    }

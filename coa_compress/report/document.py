@@ -12,7 +12,7 @@ from torch import Tensor
 from coa_compress.report.content import Report
 from coa_compress.report.summary import final_role, headline
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def to_document(report: Report) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def to_document(report: Report) -> dict[str, Any]:
     >>> document = to_document(Report(name="x", title="X", measurements={
     ...     "teacher": {"macs": 100}, "student": {"macs": float("inf")}}))
     >>> document["schema_version"], document["measurements"]["student"]
-    (1, {'macs': None})
+    (2, {'macs': None})
     """
     histories = {
         stage: {
@@ -66,7 +66,7 @@ def to_json(report: Report) -> str:
     """Return a report as the text of ``report.json``.
 
     >>> to_json(Report(name="x", title="X", measurements={})).splitlines()[1]
-    '  "schema_version": 1,'
+    '  "schema_version": 2,'
     """
     return json.dumps(to_document(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -18,7 +18,14 @@ _LABELS = {
     "peak_memory_mb": "Peak memory",
     "file_bytes": "File size",
 }
-_WORDS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "niqe": "NIQE", "mae": "MAE"}
+_WORDS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "niqe": "NIQE",
+    "fade": "FADE",
+    "mae": "MAE",
+}
 
 COST_EXPLANATIONS = {
     "params": "Numbers the network has learned; shared ones count once.",
@@ -35,8 +42,6 @@ COST_EXPLANATIONS = {
 MEASURE_EXPLANATIONS = {
     "psnr_db": "Peak signal-to-noise ratio against the ground truth; higher is better.",
     "ssim": "Structural similarity to the ground truth, at most 1; higher is better.",
-    "haze_density": "How much haze an image still shows, estimated from the image alone, so that "
-    "it works on real photographs without ground truth; lower is clearer.",
 }
 
 
@@ -113,8 +118,8 @@ def duration(seconds: float) -> str:
 def label(measure: str) -> str:
     """Return the name of a measure for people.
 
-    >>> label("psnr_db"), label("macs"), label("haze_density")
-    ('PSNR', 'MACs', 'Haze density')
+    >>> label("psnr_db"), label("macs"), label("dark_channel_density")
+    ('PSNR', 'MACs', 'Dark channel density')
     """
     if measure in _LABELS:
         return _LABELS[measure]

@@ -2,16 +2,18 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from torch import Tensor
 
 from coa_compress.artifacts import Picture
 from coa_compress.report import curves, figures, summary
+from coa_compress.report.closer import closer_look
 from coa_compress.report.content import Report
 from coa_compress.report.images import data_uri
 
@@ -80,6 +82,29 @@ class Shot:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of pictures.
+
+    Args:
+        title: What is shown.
+        shots: Whole images.
+        crops: The same part of each, enlarged.
+        errors: Where networks are off the reference.
+        reference: What the networks are held against.
+        left: Number of the column that the slider shows on its left at first.
+        right: The same for its right.
+    """
+
+    title: str
+    shots: Sequence[Shot]
+    crops: Sequence[Shot]
+    errors: Sequence[Shot]
+    reference: str
+    left: int
+    right: int
+
+
 def to_html(report: Report) -> str:
     """Return a report as a web page that loads nothing from anywhere.
 
@@ -120,8 +145,9 @@ def _values(report: Report) -> dict[str, Any]:
         "columns": titles,
         "costs": summary.cost_rows(report),
         "measures": [(label, list(rows)) for label, rows in measures],
-        "pictures": [(picture, _shots(picture)) for picture in report.pictures],
+        "rows": [_row(picture, list(report.measurements)) for picture in report.pictures],
         "rules": summary.gate_rules(report),
+        "gate_margin": summary.gate_margin(report),
         "widths": _width_bars(report),
         "allocation_facts": _allocation_facts(report),
         "stages": {stage: curves.charts(history) for stage, history in report.histories.items()},
@@ -223,10 +249,27 @@ def _time_bars(report: Report) -> list[Bar]:
     ]
 
 
-def _shots(picture: Picture) -> list[Shot]:
+def _row(picture: Picture, roles: Sequence[str]) -> Row:
+    look, columns = closer_look(picture, roles), list(picture.images)
+    networks = [number for number, column in enumerate(columns) if column in roles]
+    errors = {} if look is None else look.mean_errors
+    return Row(
+        title=picture.title,
+        shots=_shots(picture.images, picture.captions),
+        crops=[] if look is None else _shots(look.crops, {}),
+        errors=[]
+        if look is None
+        else _shots(look.errors, {name: f"mean {255 * mean:.1f}" for name, mean in errors.items()}),
+        reference="" if look is None else look.reference,
+        left=0,
+        right=networks[-1] if networks else len(columns) - 1,
+    )
+
+
+def _shots(images: Mapping[str, Tensor], captions: Mapping[str, str]) -> list[Shot]:
     return [
-        Shot(column, picture.captions.get(column, ""), data_uri(image), *_size(image.shape))
-        for column, image in picture.images.items()
+        Shot(column, captions.get(column, ""), data_uri(image), *_size(image.shape))
+        for column, image in images.items()
     ]
 
 

@@ -65,6 +65,7 @@ def _gate(report: Report) -> list[str]:
     return [
         f"## Adaptation: {verdict}",
         _table(["", "before", "after", "change", "rule", "held"], lines),
+        summary.gate_margin(report),
         _bullets(report.gate.get("reasons", ())),
     ]
 

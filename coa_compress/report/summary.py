@@ -17,13 +17,7 @@ _COSTS = (
     "macs_fvcore",
     "macs_thop",
 )
-_GATE_LABELS = {
-    "defect": "Defect on real inputs",
-    "quality": "Quality on real inputs",
-    "skill": "Skill on labeled data",
-}
 _AGAINST_TEACHER = "_to_teacher_db"
-_Pair = tuple[float | None, float | None]
 _SPREAD = frozenset({"latency_p10_ms", "latency_p90_ms"})
 
 
@@ -172,21 +166,28 @@ def measure_rows(report: Report) -> list[Row]:
 
 def gate_rules(report: Report) -> list[Rule]:
     """Return the rules of the gate with what was measured; none without adaptation."""
-    gate = report.gate
-    if gate is None:
-        return []
-    labels = {**_GATE_LABELS, **gate.get("labels", {})}
-    rules = gate.get("rules", {})
-    values = {key: _gate_values(gate, key) for key in labels}
-    return [
-        _relative_rule(
-            labels["defect"], values["defect"], rules.get("min_defect_fall"), least=True
-        ),
-        _relative_rule(
-            labels["quality"], values["quality"], rules.get("max_quality_drop"), least=False
-        ),
-        _skill_rule(labels["skill"], values["skill"], rules.get("max_skill_drop")),
-    ]
+    gate = report.gate or {}
+    labels = gate.get("labels", {})
+    return [_rule(found, labels) for found in gate.get("findings", ())]
+
+
+def gate_margin(report: Report) -> str:
+    """Return how surely each rule of the gate must hold, as a sentence; empty where unknown.
+
+    >>> gate = {"rules": {"standard_errors": 1.0}}
+    >>> gate_margin(Report(name="x", title="x", measurements={}, gate=gate))
+    'Each rule must hold by 1 standard error (±) of the differences input by input.'
+    """
+    errors = (report.gate or {}).get("rules", {}).get("standard_errors")
+    if not figures.is_number(errors):
+        return ""
+    if not errors:
+        return "±: standard error of the differences input by input; the rules look at the means."
+    many = "" if errors == 1 else "s"
+    return (
+        f"Each rule must hold by {errors:g} standard error{many} (±) of the differences input by "
+        "input."
+    )
 
 
 def _refused(report: Report) -> bool:
@@ -276,40 +277,38 @@ def _score_cell(measure: str, value: Any, reference: Any, role: str) -> Cell:
     return Cell(figures.score(measure, value), change)
 
 
-def _gate_values(gate: Mapping[str, Any], key: str) -> _Pair:
-    before, after = (gate.get(when, {}).get(key) for when in ("before", "after"))
-    return (
-        float(before) if figures.is_number(before) else None,
-        float(after) if figures.is_number(after) else None,
+def _rule(found: Mapping[str, Any], labels: Mapping[str, str]) -> Rule:
+    measure, relative = found["measure"], found["kind"] != "skill"
+    change, error, least = (found.get(k) for k in ("change", "standard_error", "least_gain"))
+    text = _amount(change, relative=relative)
+    if text and figures.is_number(error):
+        text += f" ± {_amount(error, relative=relative).lstrip('+±')}"
+    return Rule(
+        label=labels.get(measure, figures.label(measure)),
+        before=figures.score("", found.get("before")),
+        after=figures.score("", found.get("after")),
+        change=text,
+        demand=_demand(least, relative=relative, falls=bool(found.get("lower_is_better"))),
+        held=bool(found["held"]) if figures.is_number(change) else None,
     )
 
 
-def _relative_rule(name: str, values: _Pair, limit: Any, *, least: bool) -> Rule:
-    before, after = values
-    fall = None if before is None or after is None or not before else (before - after) / abs(before)
-    change = "" if fall is None else f"{figures.signed(-100 * fall, 1)}{figures.NARROW_SPACE}%"
-    words = "falls by at least" if least else "falls by at most"
-    demand = f"{words} {figures.percent(limit)}" if figures.is_number(limit) else ""
-    return _rule(name, values, change=change, demand=demand, held=_holds(fall, limit, least=least))
+def _amount(value: Any, *, relative: bool) -> str:
+    if not figures.is_number(value):
+        return ""
+    if relative:
+        return f"{figures.signed(100 * value, 1)}{figures.NARROW_SPACE}%"
+    return figures.signed(value)
 
 
-def _skill_rule(name: str, values: _Pair, limit: Any) -> Rule:
-    before, after = values
-    fall = None if before is None or after is None else before - after
-    change = "" if fall is None else figures.signed(-fall)
-    demand = f"falls by at most {limit:g}" if figures.is_number(limit) else ""
-    return _rule(name, values, change=change, demand=demand, held=_holds(fall, limit, least=False))
-
-
-def _rule(name: str, values: _Pair, *, change: str, demand: str, held: bool | None) -> Rule:
-    before, after = (figures.score("", value) for value in values)
-    return Rule(name, before, after, change, demand, held)
-
-
-def _holds(fall: float | None, limit: Any, *, least: bool) -> bool | None:
-    if fall is None or not figures.is_number(limit):
-        return None
-    return bool(fall >= limit if least else fall <= limit)
+def _demand(least: Any, *, relative: bool, falls: bool) -> str:
+    if not figures.is_number(least):
+        return ""
+    limit = figures.percent(abs(least)) if relative else f"{abs(least):g}"
+    better, worse = ("falls", "rises") if falls else ("rises", "falls")
+    if not least:
+        return f"never {worse}"
+    return f"{better} by at least {limit}" if least > 0 else f"{worse} by at most {limit}"
 
 
 def pairs(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

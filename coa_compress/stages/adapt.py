@@ -1,17 +1,25 @@
 """Adapt the student to real, unlabelled inputs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from coa_compress.adaptation import consistency_loss, judge
-from coa_compress.artifacts import DomainMeasures, Gate, GateRules
-from coa_compress.errors import RecipeError
-from coa_compress.protocols import Adaptable, Task
-from coa_compress.settings import NonNegativeFloat, check_ranges
+from coa_compress.artifacts import History
+from coa_compress.errors import RecipeError, SettingError, TrainingError
+from coa_compress.gate import Gate, GateRules, gate_from_json, gate_to_json, judge
+from coa_compress.protocols import Monitored, Task
+from coa_compress.settings import NonNegativeFloat, PositiveFloat, PositiveInt, check_ranges
+from coa_compress.stages.adapt_terms import (
+    REPLAY,
+    AdaptStep,
+    Terms,
+    adaptable,
+    degradable,
+    pseudo_label,
+)
 from coa_compress.stages.files import (
     load_history,
     load_network,
@@ -20,14 +28,18 @@ from coa_compress.stages.files import (
     save_network,
     write_json,
 )
-from coa_compress.stages.state import Context, State, needed
+from coa_compress.stages.state import Context, State, needed, network_so_far
 from coa_compress.stages.train import truth_of
-from coa_compress.training.loop import StepLosses, TrainingJob
+from coa_compress.training.averaging import MeanTeacherSettings, averaged_copy, follow_
+from coa_compress.training.bilevel import Order
+from coa_compress.training.loop import TrainingJob
 from coa_compress.training.objective import check_weights
 from coa_compress.training.settings import TrainingSettings
-from coa_compress.training.terms import prefixed, values_of_terms, weighted_terms
+from coa_compress.training.terms import weighted_terms
+from coa_compress.training.updates import Update, limited, merged
 
-_REPLAY = "stages.adapt.replay"
+Mode = Literal["ema", "bilevel"]
+"""How the terms on real inputs and on replayed pairs come together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,103 +47,163 @@ class AdaptSettings:
     """How the student is adapted.
 
     Args:
-        training: Steps, batch size, learning rate and the like; ``ema_decay`` is the slowness of
-            the mean teacher.
-        consistency: Weight of the distance to the mean teacher's output on real inputs.
+        training: Steps, batch size, learning rate and the like. With ``patience`` the task says
+            without truth which step was best, on real inputs that are used for nothing else.
+        mode: ``ema`` minimizes the sum of all terms. ``bilevel`` minimizes the terms on real
+            inputs where one step on the replayed pairs leads, so that it finds changes that
+            replaying does not undo; the replayed pairs are minimized along with it.
+        bilevel: ``unrolled`` counts the curvature of the loss on replayed pairs, ``first_order``
+            does not.
+        lower_rate: Step size of that step.
+        mean_teacher: How the slow copy of the student follows that makes the pseudo-labels.
+        label: How it makes them: ``plain``, ``twice``, or a way that the task knows.
+        update: What is trained: ``all`` weights, those of ``norm`` layers, or ``low_rank`` deltas
+            that are merged at the end; the last two suit few real inputs.
+        rank: Rank of the deltas.
+        statistics: Whether norm layers use and keep the statistics that they have, ``fixed``, or
+            use those of each batch and follow them, ``updated``.
+        consistency: Weight of the distance to the pseudo-label on real inputs.
+        cycle: Weight of the distance to the pseudo-label on inputs that the task makes of it.
         prior: Weight of each of the task's prior losses on real inputs.
         replay: Weight of each of the task's losses on replayed labelled pairs, which keep the
             skill learned before.
         gate: What the adapted student must satisfy; otherwise the one before is returned.
+
+    Raises:
+        SettingError: If a value is out of range, or ``bilevel: unrolled`` meets bf16.
     """
 
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(steps=120, learning_rate=1e-4, ema_decay=0.95)
     )
+    mode: Mode = "ema"
+    bilevel: Order = "unrolled"
+    lower_rate: PositiveFloat = 0.01
+    mean_teacher: MeanTeacherSettings = field(default_factory=MeanTeacherSettings)
+    label: str = "plain"
+    update: Update = "all"
+    rank: PositiveInt = 4
+    statistics: Literal["fixed", "updated"] = "fixed"
     consistency: NonNegativeFloat = 1.0
+    cycle: NonNegativeFloat = 0.0
     prior: Mapping[str, NonNegativeFloat] = field(default_factory=dict)
     replay: Mapping[str, NonNegativeFloat] = field(default_factory=lambda: {"l1": 1.0})
     gate: GateRules = field(default_factory=GateRules)
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.order == "unrolled" and self.training.precision == "bf16":
+            message = (
+                "AdaptSettings.training.precision is bf16, which drowns the differences that "
+                "bilevel: unrolled is made of: use fp32, or first_order"
+            )
+            raise SettingError(message)
+
+    @property
+    def order(self) -> Order | None:
+        """The order of the bilevel gradient, or None in another mode."""
+        return self.bilevel if self.mode == "bilevel" else None
 
 
 class Adapt:
-    """From the student to one adapted to the real domain, or back to the student."""
+    """From the student to one adapted to the real domain, or back to the student.
+
+    In a recipe that does not cut, the teacher itself is adapted.
+    """
 
     name = "adapt"
     trains = True
     Settings = AdaptSettings
-    needs: tuple[str, ...] = ("prune",)
+    needs: tuple[str, ...] = ()
 
     def __init__(self, settings: AdaptSettings) -> None:
         self.settings = settings
 
     def check(self, state: State, context: Context) -> None:
-        """Raise if the task has no real inputs, a loss does not exist, or none counts."""
+        """Raise if the task has no real inputs, or what is asked for does not exist or count."""
         del state
-        prior, replay = self._terms(context.task)
-        check_weights(self._weights(prior, replay))
-        if replay:
-            truth_of(context.task.calibration_batches()[0], _REPLAY)
+        task, settings = context.task, self.settings
+        terms = self._terms(task)
+        check_weights({**terms.real(), **terms.labelled()})
+        self._check_bilevel(terms)
+        pseudo_label(task, settings.label)
+        if terms.cycle > 0:
+            degradable(task)
+        if settings.training.patience is not None:
+            _monitored(task)
+        if terms.replay:
+            truth_of(task.calibration_batches()[0], REPLAY)
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with an adapted student and the verdict of the gate."""
-        student = needed(state.student, "a student", self.name, "prune").to(context.device)
-        task, settings = _adaptable(context.task), self.settings
-        prior, replay = self._terms(context.task)
-        job = TrainingJob(
-            name=self.name,
-            model=student,
-            step_losses=self._step_losses(context, prior, replay),
-            weights=self._weights(prior, replay),
-        )
-        result = context.fit(job, settings.training)
-        before, after = task.domain_measures(student), task.domain_measures(result.model)
+        student = network_so_far(state).to(context.device)
+        task, settings = adaptable(context.task), self.settings
+        model, history = self.adapt(student, context)
+        before, after = task.domain_measures(student), task.domain_measures(model)
         gate = judge(before, after, settings.gate)
-        adapted = result.model if gate.accepted else student
+        adapted = model if gate.accepted else student
         state = replace(state, adapted=adapted, gate=gate)
-        return state.with_history(self.name, result.history)
+        return state.with_history(self.name, history)
 
-    def _terms(self, task: Task) -> tuple[dict[str, float], dict[str, float]]:
-        guidance, settings = _adaptable(task).guidance, self.settings
-        prior = weighted_terms(guidance, settings.prior, where="stages.adapt.prior")
-        return prior, weighted_terms(task.losses, settings.replay, where=_REPLAY)
+    def adapt(self, student: nn.Module, context: Context) -> tuple[nn.Module, History]:
+        """Return the adapted student, which no gate has judged, and how it came about.
 
-    def _weights(self, prior: Mapping[str, float], replay: Mapping[str, float]) -> dict[str, float]:
-        weights = {**prefixed("prior", prior), **prefixed("replay", replay)}
-        if self.settings.consistency > 0:
-            weights["consistency"] = self.settings.consistency
-        return weights
+        Args:
+            student: On the device of the context; unchanged.
+            context: Gives the task, the seed and the device.
+        """
+        result = context.fit(self._job(student, context), self._training())
+        return merged(result.model, student), result.history
 
-    def _step_losses(
-        self, context: Context, prior: Mapping[str, float], replay: Mapping[str, float]
-    ) -> StepLosses:
-        settings, task, real_task = self.settings, context.task, _adaptable(context.task)
-        batch_size = settings.training.batch_size
+    def _job(self, student: nn.Module, context: Context) -> TrainingJob:
+        settings, terms = self.settings, self._terms(context.task)
+        model = limited(student, settings.update, rank=settings.rank)
+        labeler = averaged_copy(model)
 
-        def step_losses(
-            model: nn.Module, average: nn.Module, generator: torch.Generator
-        ) -> Mapping[str, Tensor]:
-            losses: dict[str, Tensor] = {}
-            if prior or settings.consistency > 0:
-                drawn = real_task.real_batch(batch_size, generator)
-                real = context.processes.share(drawn).to(context.device)
-                output = model(real)
-                losses |= values_of_terms(
-                    "prior", real_task.guidance, prior, output=output, against=real
-                )
-                if settings.consistency > 0:
-                    losses["consistency"] = consistency_loss(output, average, real)
-            if replay:
-                batch = context.training_batch(batch_size, generator)
-                output, truth = model(batch.input), truth_of(batch, _REPLAY)
-                losses |= values_of_terms(
-                    "replay", task.losses, replay, output=output, against=truth
-                )
-            return losses
+        def after_step(network: nn.Module, step: int) -> None:
+            follow_(labeler, network, step, settings.mean_teacher)
 
-        return step_losses
+        step = AdaptStep(
+            context=context,
+            terms=terms,
+            label=pseudo_label(context.task, settings.label),
+            labeler=labeler,
+            batch_size=settings.training.batch_size,
+            order=settings.order,
+            lower_rate=settings.lower_rate,
+            fixed_statistics=settings.statistics == "fixed",
+        )
+        monitored = settings.training.patience is not None
+        return TrainingJob(
+            name=self.name,
+            model=model,
+            step_losses=step,
+            weights=terms.trained(settings.order),
+            validate=_monitored(context.task).monitor(student) if monitored else None,
+            trainable_extras=labeler,
+            after_step=after_step,
+        )
+
+    def _training(self) -> TrainingSettings:
+        training = self.settings.training
+        exact = self.settings.order == "unrolled"
+        return replace(training, precision="fp32") if exact else training
+
+    def _terms(self, task: Task) -> Terms:
+        guidance, settings = adaptable(task).guidance, self.settings
+        return Terms(
+            prior=weighted_terms(guidance, settings.prior, where="stages.adapt.prior"),
+            consistency=settings.consistency,
+            cycle=settings.cycle,
+            replay=weighted_terms(task.losses, settings.replay, where=REPLAY),
+        )
+
+    def _check_bilevel(self, terms: Terms) -> None:
+        if self.settings.order is None or (terms.real() and terms.labelled()):
+            return
+        lacks = "stages.adapt.replay" if terms.real() else "a term on real inputs"
+        message = f"stages.adapt.mode bilevel has two levels and lacks {lacks}: add it or use ema"
+        raise TrainingError(message)
 
     def save(self, state: State, folder: Path) -> None:
         """Write the adapted student, its losses and the verdict."""
@@ -139,26 +211,22 @@ class Adapt:
         save_network(folder / "adapted.safetensors", adapted)
         save_history(folder / "history.json", state.histories[self.name])
         gate: Gate = needed(state.gate, "a verdict", self.name, self.name)
-        write_json(folder / "gate.json", asdict(gate))
+        write_json(folder / "gate.json", gate_to_json(gate))
 
     def load(self, state: State, folder: Path) -> State:
         """Return the state with the adapted student of the files."""
-        like = needed(state.student, "a student", self.name, "prune")
-        found = read_json(folder / "gate.json")
-        gate = Gate(
-            accepted=found["accepted"],
-            before=DomainMeasures(**found["before"]),
-            after=DomainMeasures(**found["after"]),
-            rules=GateRules(**found["rules"]),
-            reasons=tuple(found["reasons"]),
-        )
+        like = network_so_far(state)
+        gate = gate_from_json(read_json(folder / "gate.json"))
         adapted = load_network(folder / "adapted.safetensors", like)
         state = replace(state, adapted=adapted, gate=gate)
         return state.with_history(self.name, load_history(folder / "history.json"))
 
 
-def _adaptable(task: Task) -> Adaptable:
-    if isinstance(task, Adaptable):
+def _monitored(task: Task) -> Monitored:
+    if isinstance(task, Monitored):
         return task
-    message = f"task {type(task).__name__} has no real inputs: remove stage 'adapt'"
+    message = (
+        f"stages.adapt.training.patience needs a task that can judge without truth, and "
+        f"{type(task).__name__} has no method monitor: remove it"
+    )
     raise RecipeError(message)

@@ -5,21 +5,32 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from coa_compress.distillation import Tap, feature_loss, feature_taps, frozen
+from coa_compress.allocation.losses import expected_losses
+from coa_compress.distillation.adapters import adapters_between
+from coa_compress.distillation.features import FEATURE_TERMS
+from coa_compress.distillation.objective import Objective, Terms, frozen
+from coa_compress.distillation.taps import Tap, feature_taps
 from coa_compress.errors import NoEffectWarning
-from coa_compress.hooks import captured_outputs
-from coa_compress.protocols import Task
+from coa_compress.protocols import Perceptive, Task
 from coa_compress.settings import NonNegativeFloat, NonNegativeInt, check_ranges
 from coa_compress.stages.files import load_history, load_network, save_history, save_network
 from coa_compress.stages.state import Context, State, needed
+from coa_compress.structure.folding import ParallelConvs, merge_branches, with_branches
 from coa_compress.training.loop import StepLosses, TrainingJob
 from coa_compress.training.objective import check_weights
 from coa_compress.training.settings import TrainingSettings
-from coa_compress.training.terms import prefixed, values_of_terms, weighted_terms
+from coa_compress.training.terms import weighted_terms
+
+TapChoice = Literal["even", "expected_loss"]
+"""How taps are chosen and weighted: alike, or by the loss that cutting is expected to cause."""
+
+Balance = Literal["fixed", "geometric"]
+"""How losses are put together: by their weights, or by the weighted geometric mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,30 +42,45 @@ class DistillSettings:
         truth: Weight of each of the task's losses against the ground truth; ignored where the
             task has none.
         teacher: Weight of each of the task's losses against the teacher's output.
-        feature: Weight of the features at the taps; without effect where no convolution was cut.
+        feature: Weight of each feature term, see ``coa-compress list features``; a number is
+            the weight of ``l2``. Without effect where no convolution was cut.
+        contrastive: Weight of the contrast between the truth (the teacher's output where there is
+            none) and the input, in the teacher's features at the taps.
         taps: Convolutions whose features are compared, spread over the network.
+        tap_choice: ``even``, or ``expected_loss``: of each stretch of the network the convolution
+            whose cut is expected to cost most, weighted by that.
+        adapters: Compare with all channels of the teacher, through 1x1 convolutions that are
+            trained along and dropped; otherwise with those that the student has.
+        balance: ``fixed`` adds the losses up by their weights; ``geometric`` takes their weighted
+            geometric mean, whatever their sizes.
+        branches: Train a 1x1 convolution beside each larger one, and merge the two afterwards.
+
+    Raises:
+        RegistryError: If there is no such feature term.
     """
 
     training: TrainingSettings = field(default_factory=TrainingSettings)
     truth: Mapping[str, NonNegativeFloat] = field(default_factory=lambda: {"l1": 0.5})
     teacher: Mapping[str, NonNegativeFloat] = field(default_factory=lambda: {"l1": 1.0})
-    feature: NonNegativeFloat = 0.05
+    feature: Mapping[str, NonNegativeFloat] | NonNegativeFloat = field(
+        default_factory=lambda: {"l2": 0.05}
+    )
+    contrastive: NonNegativeFloat = 0.0
     taps: NonNegativeInt = 6
+    tap_choice: TapChoice = "even"
+    adapters: bool = False
+    balance: Balance = "fixed"
+    branches: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        for name in self.feature_weights():
+            FEATURE_TERMS.get(name)
 
-
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    truth: Mapping[str, float]
-    teacher: Mapping[str, float]
-    feature: float
-
-    def named(self) -> dict[str, float]:
-        """Return all weights by the names of the losses."""
-        weights = {**prefixed("truth", self.truth), **prefixed("teacher", self.teacher)}
-        return {**weights, "feature": self.feature} if self.feature > 0 else weights
+    def feature_weights(self) -> dict[str, float]:
+        """Return the weights of the feature terms that count."""
+        given = self.feature if isinstance(self.feature, Mapping) else {"l2": self.feature}
+        return {name: weight for name, weight in given.items() if weight}
 
 
 class Distill:
@@ -71,69 +97,83 @@ class Distill:
     def check(self, state: State, context: Context) -> None:
         """Raise if a loss does not exist, or none counts."""
         del state
-        check_weights(self._weights(context.task).named())
+        check_weights(self._terms(context.task).named())
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with a distilled student."""
-        student = needed(state.student, "a student", self.name, "prune")
-        weights = self._weights(context.task)
-        taps = self._taps(state, context) if weights.feature > 0 else ()
-        weights = weights if taps else replace(weights, feature=0.0)
+        student = needed(state.student, "a student", self.name, "prune").to(context.device)
+        example = context.example.to(context.device)
+        objective = self._objective(student, state, context)
         job = TrainingJob(
             name=self.name,
-            model=student.to(context.device),
-            step_losses=self._step_losses(state, context, weights, taps),
-            weights=weights.named(),
+            model=self._branched(student, example) if self.settings.branches else student,
+            step_losses=_step_losses(objective, context, self.settings.training.batch_size),
+            weights=objective.weights(),
             validate=context.task.validate,
+            trainable_extras=objective.adapters,
         )
         result = context.fit(job, self.settings.training)
-        return replace(state, student=result.model).with_history(self.name, result.history)
+        student = merge_branches(result.model, example) if self.settings.branches else result.model
+        return replace(state, student=student).with_history(self.name, result.history)
 
-    def _weights(self, task: Task) -> "_Weights":
+    def _branched(self, student: nn.Module, example: Tensor) -> nn.Module:
+        branched = with_branches(student, example)
+        if not any(isinstance(module, ParallelConvs) for module in branched.modules()):
+            message = "stages.distill.branches has no effect: no convolution that is called is "
+            message += "larger than 1x1 and padded by half of its kernel"
+            warnings.warn(message, NoEffectWarning, stacklevel=3)
+        return branched
+
+    def _terms(self, task: Task) -> Terms:
         has_truth = task.calibration_batches()[0].target is not None
         losses, settings = task.losses, self.settings
         truth = weighted_terms(losses, settings.truth, where="stages.distill.truth")
         teacher = weighted_terms(losses, settings.teacher, where="stages.distill.teacher")
-        return _Weights(truth if has_truth else {}, teacher, settings.feature)
+        return Terms(
+            truth=truth if has_truth else {},
+            teacher=teacher,
+            feature=settings.feature_weights(),
+            contrastive=settings.contrastive,
+        )
 
-    def _taps(self, state: State, context: Context) -> tuple[Tap, ...]:
+    def _objective(self, student: nn.Module, state: State, context: Context) -> Objective:
+        task, settings = context.task, self.settings
+        network = task.feature_network(context.device) if isinstance(task, Perceptive) else None
+        terms = self._terms(task)
+        if terms != terms.without_taps(contrast=network is not None):
+            taps = self._taps(state, context, terms)
+        else:
+            taps = ()
+        adapted = settings.adapters and taps and terms.feature
+        teacher = frozen(copy.deepcopy(state.teacher).to(context.device))
+        return Objective(
+            terms=terms if taps else terms.without_taps(contrast=network is not None),
+            known=task.losses,
+            teacher=teacher,
+            taps=taps,
+            adapters=adapters_between(student, teacher, taps) if adapted else None,
+            network=network,
+            balanced=settings.balance == "geometric",
+        )
+
+    def _taps(self, state: State, context: Context, terms: Terms) -> tuple[Tap, ...]:
         cut = needed(state.cut, "a cut", self.name, "prune")
         teacher = state.teacher.to(context.device)
-        taps = feature_taps(cut, self.settings.taps, teacher, context.example.to(context.device))
+        by_loss = self.settings.tap_choice == "expected_loss"
+        taps = feature_taps(
+            cut,
+            self.settings.taps,
+            teacher,
+            context.example.to(context.device),
+            importance=_expected(state, context) if by_loss else None,
+        )
         if not taps:
             why = "no convolution that is called was cut"
             why = why if self.settings.taps else "stages.distill.taps is 0"
-            message = f"stages.distill.feature has no effect: {why}"
+            key = "feature" if terms.feature else "contrastive"
+            message = f"stages.distill.{key} has no effect: {why}"
             warnings.warn(message, NoEffectWarning, stacklevel=2)
         return taps
-
-    def _step_losses(
-        self, state: State, context: Context, weights: "_Weights", taps: tuple[Tap, ...]
-    ) -> StepLosses:
-        settings, known = self.settings, context.task.losses
-        teacher = frozen(copy.deepcopy(state.teacher).to(context.device))
-        paths = [tap.path for tap in taps]
-
-        def step_losses(
-            model: nn.Module, _average: nn.Module, generator: torch.Generator
-        ) -> Mapping[str, Tensor]:
-            batch = context.training_batch(settings.training.batch_size, generator)
-            with captured_outputs(teacher, paths) as wanted, torch.no_grad():
-                label = teacher(batch.input)
-            with captured_outputs(model, paths) as features:
-                output = model(batch.input)
-            losses = values_of_terms(
-                "teacher", known, weights.teacher, output=output, against=label
-            )
-            if batch.target is not None:
-                losses |= values_of_terms(
-                    "truth", known, weights.truth, output=output, against=batch.target
-                )
-            if taps:
-                losses["feature"] = feature_loss(features, wanted, taps)
-            return losses
-
-        return step_losses
 
     def save(self, state: State, folder: Path) -> None:
         """Write the student and its losses."""
@@ -147,3 +187,27 @@ class Distill:
         student = load_network(folder / "student.safetensors", like)
         history = load_history(folder / "history.json")
         return replace(state, student=student).with_history(self.name, history)
+
+
+def _step_losses(objective: Objective, context: Context, batch_size: int) -> StepLosses:
+    def step_losses(
+        model: nn.Module, _average: nn.Module, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        return objective.losses(model, context.training_batch(batch_size, generator))
+
+    return step_losses
+
+
+def _expected(state: State, context: Context) -> dict[str, float]:
+    """Return the loss that cutting the outputs of each module is expected to cause, by path."""
+    allocation = needed(state.allocation, "an allocation", Distill.name, "allocate")
+    scores = needed(state.scores, "scores", Distill.name, "score")
+    groups = context.structure(state.teacher).groups
+    losses = expected_losses(groups, scores, state.curves)
+    return {
+        member.tensor.removesuffix(".weight"): float(losses[group.name][width])
+        for group in groups
+        if (width := allocation.widths.get(group.name)) is not None
+        for member in group.members
+        if member.role == "output" and member.tensor.endswith(".weight")
+    }

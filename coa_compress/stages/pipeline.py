@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coa_compress.errors import ModelError, RecipeError, RunError
 from coa_compress.runs import RunFolder, digest_of
+from coa_compress.stages.cache import StageCache
 from coa_compress.stages.state import Context, Stage, State
 from coa_compress.training.processes import ALONE
 
@@ -35,6 +36,7 @@ def check_stages(
     run: RunFolder | None,
     *,
     identity: str,
+    cache: StageCache | None = None,
 ) -> None:
     """Check the stages that are going to run, before any of them does; nothing is written.
 
@@ -44,6 +46,7 @@ def check_stages(
         context: What stages are given.
         run: Tells which stages are done; None for none of them.
         identity: What ``run_stages`` is given.
+        cache: Stages that need not be done again, or None.
 
     Raises:
         RecipeError: If a stage needs another one that is not in the recipe.
@@ -58,7 +61,8 @@ def check_stages(
     pending = [
         stage
         for index, (stage, digest) in enumerate(_with_digests(stages, identity))
-        if run is None or not run.is_done(run.stage_folder(index, stage.name), digest)
+        if not _is_done(run, index, stage.name, digest)
+        and not (cache is not None and cache.has(stage.name, digest))
     ]
     if pending:
         _check_output(state, context)
@@ -73,12 +77,14 @@ def run_stages(
     run: RunFolder,
     *,
     identity: str,
+    cache: StageCache | None = None,
 ) -> Outcome:
     """Return the state after all stages; those that are done are read from the run folder.
 
     Each stage is keyed by a digest of everything before it, so that a changed setting runs that
-    stage and all later ones anew, and nothing else. Where several processes run the stages, the
-    first one writes, and the others wait and read what it wrote.
+    stage and all later ones anew, and nothing else. By the same digest a stage is found that
+    another run has done. Where several processes run the stages, the first one writes, and the
+    others wait and read what it wrote.
 
     Args:
         stages: Each stage with its settings as JSON values.
@@ -86,15 +92,17 @@ def run_stages(
         context: What stages are given.
         run: Keeps the results.
         identity: Digest of the teacher, the task and whatever else all stages depend on.
+        cache: Stages of other runs; what this run does is added. None for no such thing.
     """
     seconds: dict[str, float] = {}
     for index, (stage, digest) in enumerate(_with_digests(stages, identity)):
         folder = run.stage_folder(index, stage.name)
-        if context.processes.broadcast(run.is_done(folder, digest)):
+        came = _already(run, stage.name, digest, folder=folder, context=context, cache=cache)
+        if came:
             state = _loaded(stage, state, folder, context)
             seconds[stage.name] = run.seconds(folder)
             context.observer.on_stage_start(stage.name, "done before")
-            context.observer.on_stage_end(stage.name, 0.0, "read from the run folder")
+            context.observer.on_stage_end(stage.name, 0.0, f"read from {came}")
             continue
         with context.processes.leading() as leads:
             if leads:
@@ -111,6 +119,8 @@ def run_stages(
                 stage.save(stage.run(state, alone) if ended is None else ended, folder)
                 run.mark_done(folder, digest, time.monotonic() - began)
                 shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
+                if cache is not None:
+                    cache.keep(stage.name, digest, folder)
         # what is handed on is what was written, so that a resumed run is the same run
         state = _loaded(stage, state, folder, context)
         seconds[stage.name] = run.seconds(folder)
@@ -119,6 +129,32 @@ def run_stages(
         message = f"{run.path} has no stage to run: name at least one in the recipe"
         raise RunError(message)
     return Outcome(state=state, seconds=seconds)
+
+
+def _is_done(run: RunFolder | None, index: int, name: str, digest: str) -> bool:
+    return run is not None and run.is_done(run.stage_folder(index, name), digest)
+
+
+def _already(
+    run: RunFolder,
+    name: str,
+    digest: str,
+    *,
+    folder: Path,
+    context: Context,
+    cache: StageCache | None,
+) -> str:
+    """Return where a stage came from that is done by now; empty if it must be run."""
+    came = ""
+    with context.processes.leading() as leads:
+        if leads and run.is_done(folder, digest):
+            if cache is not None:
+                cache.keep(name, digest, folder)
+            came = "the run folder"
+        elif leads and cache is not None and cache.has(name, digest):
+            cache.give(name, digest, run, folder)
+            came = "the cache"
+    return context.processes.broadcast(came)
 
 
 def _loaded(stage: Stage, state: State, folder: Path, context: Context) -> State:

@@ -14,14 +14,15 @@ from coa_compress.artifacts import (
     Budget,
     Curves,
     Cut,
-    Gate,
     History,
     Picture,
     Scores,
 )
 from coa_compress.errors import RecipeError
+from coa_compress.gate import Gate
 from coa_compress.protocols import Observer, Task
 from coa_compress.structure.exported import ExportedStructure
+from coa_compress.training.ahead import BatchSupply
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
 from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.settings import TrainingSettings
@@ -81,6 +82,7 @@ class Context:
         example: One input, batch 1, at which everything is counted.
         folder: Where this stage may keep files while it runs, or None.
         processes: Those that train together.
+        supply: Where the batches of the task come from.
     """
 
     task: Task
@@ -91,6 +93,10 @@ class Context:
     example: Tensor
     folder: Path | None = None
     processes: Processes = ALONE
+    supply: BatchSupply = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "supply", BatchSupply(self.task))
 
     def progress(self, done: int, total: int, values: Mapping[str, float]) -> None:
         """Tell the observer how far this stage is."""
@@ -98,23 +104,30 @@ class Context:
 
     def fit(self, job: TrainingJob, settings: TrainingSettings) -> TrainingResult:
         """Train for this stage: on the device, from the seed, resumable where there is a folder."""
-        return fit(
-            job,
-            settings,
-            seed=self.seed,
-            device=self.device,
-            folder=self.folder,
-            progress=self.progress,
-            processes=self.processes,
-        )
+        with self.supply.ahead(job.name, settings, seed=self.seed):
+            return fit(
+                job,
+                settings,
+                seed=self.seed,
+                device=self.device,
+                folder=self.folder,
+                progress=self.progress,
+                processes=self.processes,
+            )
 
     def calibration(self) -> list[Batch]:
         """Return the task's calibration batches on the device."""
         return [batch.to(self.device) for batch in self.task.calibration_batches()]
 
     def training_batch(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Return this process' share of a training batch on the device."""
-        return self.shared(self.task.training_batch(batch_size, generator)).to(self.device)
+        """Return this process' share of a training batch; workers may have drawn it already."""
+        batch: Batch = self.supply.draw("training_batch", batch_size, generator)
+        return self.shared(batch).to(self.device)
+
+    def real_batch(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Return this process' share of real inputs of an adaptable task, likewise."""
+        batch: Tensor = self.supply.draw("real_batch", batch_size, generator)
+        return self.processes.share(batch).to(self.device)
 
     def shared(self, batch: Batch) -> Batch:
         """Return this process' share of a batch that every process has drawn."""
@@ -160,6 +173,11 @@ class Stage(Protocol):
 
     def load(self, state: State, folder: Path) -> State:
         """Return the state after this stage from what ``save`` wrote."""
+
+
+def network_so_far(state: State) -> nn.Module:
+    """Return the student, or the teacher itself in a run that does not compress."""
+    return state.teacher if state.student is None else state.student
 
 
 def needed(value: "Any | None", what: str, stage: str, earlier: str) -> Any:

@@ -23,6 +23,13 @@ class ImageCache:
         self._used = 0
         self._images: OrderedDict[tuple[Path, bool], Tensor] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, float]:
+        """Return what another process needs: it decodes images itself."""
+        return {"limit_mb": self._limit / 2**20}
+
+    def __setstate__(self, state: dict[str, float]) -> None:
+        ImageCache.__init__(self, **state)
+
     @property
     def used_mb(self) -> float:
         """Memory in use, in 2**20 bytes."""

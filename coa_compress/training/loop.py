@@ -20,7 +20,7 @@ from coa_compress.training.norms import other_buffers, shared_norms
 from coa_compress.training.objective import check_names, check_weights, values_of, weighted_total
 from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.schedule import learning_rate_at
-from coa_compress.training.seeds import generator_of, repeatable, seed_global_, seed_of
+from coa_compress.training.seeds import repeatable, seed_global_, seed_of, step_seed
 from coa_compress.training.settings import TrainingSettings
 from coa_compress.training.state import CHECKPOINT_NAME, LoopState, digest_job, fill_, packed
 
@@ -32,6 +32,9 @@ generator that is seeded for exactly this job, seed, step and micro-step; it mus
 numbers from nothing else, and return the same names every time. Where several processes train,
 each is given the same generator, and works on ``Processes.share`` of what it draws.
 """
+
+AfterStep = Callable[[nn.Module, int], None]
+"""Given the network and the optimizer steps done, after each of them."""
 
 _VIEW_FAILED = "view size is not compatible"
 
@@ -50,6 +53,9 @@ class TrainingJob:
             are returned. None returns the last ones.
         trainable_extras: Modules that ``step_losses`` uses and that are trained along, such as
             adapters between features; as they were, and where they were, when training ends.
+            A module in it whose parameters need no gradient is only kept in the checkpoint.
+        after_step: Called after each optimizer step; what it changes must be in
+            ``trainable_extras``, and depend on nothing but that, the network and the step.
     """
 
     name: str
@@ -58,6 +64,7 @@ class TrainingJob:
     weights: Mapping[str, float]
     validate: Callable[[nn.Module], float] | None = None
     trainable_extras: nn.Module | None = None
+    after_step: AfterStep | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -159,7 +166,7 @@ class _Loop:
 
     def run(self, progress: Progress) -> None:
         state, settings = self.state, self.settings
-        while state.step < settings.steps:
+        while state.step < settings.steps and not self._stalled():
             rate = learning_rate_at(state.step, settings)
             losses = self._advance(rate)
             last = state.step == settings.steps
@@ -170,6 +177,15 @@ class _Loop:
                 state.save(self.folder, self.digest)
             total = sum(self.job.weights.get(name, 0.0) * loss for name, loss in losses.items())
             progress(state.step, settings.steps, {**losses, "loss": total, "lr": rate})
+
+    def _stalled(self) -> bool:
+        """Return whether no validation has been better for longer than was asked for."""
+        patience, state = self.settings.patience, self.state
+        return (
+            patience is not None
+            and state.best is not None
+            and (state.step - state.best_step >= patience)
+        )
 
     def result(self) -> TrainingResult:
         state = self.state
@@ -207,6 +223,8 @@ class _Loop:
         self.processes.broadcast_(other_buffers(state.trained))
         update_average_(state.averaged, state.model, decay_at(state.step, settings.ema_decay))
         state.step += 1
+        if self.job.after_step is not None:
+            self.job.after_step(state.model, state.step)
         return sums
 
     def _losses(self, micro: int, buffers: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -229,7 +247,8 @@ class _Loop:
         # dropout differs from process to process, as it does from example to example
         apart = (self.processes.rank,) if self.processes.rank else ()
         seed_global_(self.device, seed_of("global", *place, *apart))
-        return self.job.step_losses(state.model, state.averaged, generator_of("step", *place))
+        generator = torch.Generator().manual_seed(step_seed(*place))
+        return self.job.step_losses(state.model, state.averaged, generator)
 
     def _use_plain_layout_(self) -> bool:
         changed = _set_layout_(self.state.model, torch.contiguous_format)
@@ -279,7 +298,8 @@ class _Loop:
 
 def _digest(job: TrainingJob, settings: TrainingSettings, seed: int) -> str:
     described = asdict(settings)
-    del described["checkpoint_every"]
+    # neither changes a bit of the result
+    del described["checkpoint_every"], described["workers"]
     modules = {"model": job.model}
     if job.trainable_extras is not None:
         modules["extras"] = job.trainable_extras

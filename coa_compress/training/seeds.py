@@ -40,6 +40,21 @@ def generator_of(*parts: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*parts))
 
 
+def step_seed(job: str, seed: int, step: int, micro: int) -> int:
+    """Return the seed of the random numbers of one micro-step of a training job.
+
+    Args:
+        job: Name of the job.
+        seed: Seed of the job.
+        step: Optimizer steps done before it.
+        micro: Number of the micro-step in its step.
+
+    >>> step_seed("distill", 0, 7, 0) == seed_of("step", "distill", 0, 7, 0)
+    True
+    """
+    return seed_of("step", job, seed, step, micro)
+
+
 def seed_global_(device: torch.device, seed: int) -> None:
     """Seed the global generators that dropout draws from, of the CPU and of one device."""
     torch.default_generator.manual_seed(seed)

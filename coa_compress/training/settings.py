@@ -39,8 +39,12 @@ class TrainingSettings:
         precision: Number format of the forward pass; losses are always float32.
         checkpoint_every: Steps between two checkpoints.
         validate_every: Steps between two validations.
+        patience: Steps without a better validation after which training stops, or None to take
+            every step.
         cpu_threads: Threads of training on a CPU. With one, every run ends with the same bits;
             with more it is faster, and sums may be added up in another order each time.
+        workers: Processes that draw the batches of coming steps; 0 for none. Bits do not depend
+            on it. A script that trains with workers needs ``if __name__ == "__main__":``.
 
     Raises:
         SettingError: If a value is out of range, or the final learning rate above the largest.
@@ -64,7 +68,9 @@ class TrainingSettings:
     precision: Precision = "auto"
     checkpoint_every: PositiveInt = 50
     validate_every: PositiveInt = 100
+    patience: PositiveInt | None = None
     cpu_threads: PositiveInt = 1
+    workers: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         check_ranges(self)

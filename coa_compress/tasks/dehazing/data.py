@@ -19,7 +19,7 @@ from coa_compress.tasks.dehazing.folders import (
     with_truth,
 )
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
-from coa_compress.tasks.dehazing.scenes import Scene, scene_pool
+from coa_compress.tasks.dehazing.scenes import Scene, ScenePool, scene_pool
 from coa_compress.tasks.dehazing.settings import DehazingSettings, locations
 from coa_compress.tasks.dehazing.simulated import Shot, simulated_real
 from coa_compress.tasks.dehazing.sources import (
@@ -50,6 +50,7 @@ _TRAINING_POOL = (1, 24)
 _VALIDATION_POOL = (2, 15)
 _TEST_POOL = (3, 8)
 _MOST_HELD_OUT = 16
+_MOST_STOPPING = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +150,10 @@ class DehazingData:
     @cached_property
     def procedural(self) -> Source:
         """Crops of the built-in training scenes and photographs."""
+        scenes = ScenePool(*_TRAINING_POOL, clutter=self._settings.clutter)
         return Mixture(
             [
-                (1 - _PHOTOGRAPH_SHARE, self._hazed(scene_pool(*_TRAINING_POOL))),
+                (1 - _PHOTOGRAPH_SHARE, self._hazed(scenes)),
                 (_PHOTOGRAPH_SHARE, self._hazed(photograph_scenes("train"))),
             ]
         )
@@ -170,7 +172,13 @@ class DehazingData:
     @cached_property
     def adaptation(self) -> PhotographSource:
         """Unlabelled real images to adapt to."""
-        return PhotographSource(self._real_split[0], self.cache)
+        return PhotographSource(self._real_split[0][self._n_stopping :], self.cache)
+
+    @cached_property
+    def stopping(self) -> PhotographSource:
+        """Real images that say when to stop; neither adapted to nor judged on by the gate."""
+        images = self._real_split[0]
+        return PhotographSource(images[: self._n_stopping] or images, self.cache)
 
     @cached_property
     def gate(self) -> PhotographSource:
@@ -195,6 +203,10 @@ class DehazingData:
             builtin = self._real.builtin and not self._real.photographs
             images = simulated_real("test") if builtin else self.gate.images
         return PhotographSource(spaced(images, self._settings.max_test_images), self.cache)
+
+    @property
+    def _n_stopping(self) -> int:
+        return min(_MOST_STOPPING, len(self._real_split[0]) // 10)
 
     @cached_property
     def _real_split(self) -> tuple[list[Shot | Path], list[Shot | Path]]:
@@ -239,7 +251,7 @@ class DehazingData:
         return self._hazed([item for item in items if isinstance(item, SceneFile)])
 
     def _hazed(self, scenes: Sequence[Scene | SceneFile]) -> SceneSource:
-        return SceneSource(scenes, self.cache, self._settings.as_shot)
+        return SceneSource(scenes, self.cache, self._settings.as_shot, self._settings.haze)
 
     def _example(self, item: Pair | SceneFile) -> Example:
         if isinstance(item, Pair):

@@ -11,22 +11,34 @@ from coa_compress.errors import DataError
 from coa_compress.tasks.images import image_size, list_images
 
 _LOG = logging.getLogger(__name__)
-_HAZY_NAMES = frozenset({"hazy", "haze", "input"})
+_HAZY_NAMES = frozenset({"hazy", "haze", "input", "in"})
 _TRUTH_NAMES = frozenset({"gt", "clear", "clean", "target"})
+_MAP_NAMES = frozenset({"depth", "trans", "transmission"})
 _COLUMNS = ("clear", "depth", "dmax", "domain")
 _DOMAINS = frozenset({"outdoor", "indoor"})
 _HAZY_TAIL = re.compile(r"[_-](hazy|haze)$")
 _TRUTH_TAIL = re.compile(r"[_-](gt|clear|clean)$")
 _MAX_ASPECT_ERROR = 0.05
+# NYU2 frames have a white border of 10 pixels: some releases of RESIDE cut it off the hazy images
+_BORDER = 10
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A hazy image and its truth, of equal size."""
+    """A hazy image and its truth, of equal size once the border is cut off.
+
+    Args:
+        name: Name of the hazy file without its suffix.
+        hazy: The hazy image.
+        clear: Its truth.
+        border: Pixels on each side of the truth that the hazy image does not show.
+    """
 
     name: str
     hazy: Path
     clear: Path
+    border: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +85,11 @@ class Contents:
 def read_folder(path: Path) -> tuple[Contents, ...]:
     """Return what a folder and the folders directly in it hold, by name, empty ones left out.
 
-    Known layouts: ``hazy/`` beside ``gt/`` or ``clear/`` (RESIDE, Haze4K, O-HAZE), ``clear/`` and
-    ``depth/`` with ``index.csv``, ``01_hazy.png`` beside ``01_GT.png`` (NH-HAZE), and plain images.
-    ``index.csv`` has the columns clear, depth, dmax and domain.
+    Known layouts: ``hazy/`` beside ``gt/`` or ``clear/`` (RESIDE, Haze4K, O-HAZE, THaze; the images
+    may be in folders of their own, as the parts of OTS), ``clear/`` and ``depth/`` with
+    ``index.csv``, ``01_hazy.png`` beside ``01_GT.png`` (NH-HAZE), and plain images (RTTS, URHI).
+    ``index.csv`` has the columns clear, depth, dmax and domain. Where there is none of these, one
+    more level is looked through.
 
     Raises:
         DataError: If the folder is missing, holds no image, or an image in it has no counterpart
@@ -84,17 +98,16 @@ def read_folder(path: Path) -> tuple[Contents, ...]:
     if not path.is_dir():
         message = f"no folder {path}: give an existing folder of images"
         raise DataError(message)
-    found = [_read_one(path)]
-    used = _subfolders(path)
-    roles = _HAZY_NAMES | _TRUTH_NAMES | {"depth"} if _is_layout(used) else frozenset()
-    found += [_read_one(folder) for name, folder in sorted(used.items()) if name not in roles]
-    held = tuple(contents for contents in found if contents.has_truth or contents.photographs)
+    held = _held(path) or [part for folder in _subfolders(path).values() for part in _held(folder)]
     if not held:
-        message = f"no images in {path}: expected hazy/ and gt/, clear/ and depth/, or image files"
+        message = (
+            f"no images in {path}: found {_seen(path)}; expected hazy/ and gt/, clear/ and depth/, "
+            "or image files"
+        )
         raise DataError(message)
     for contents in held:
         _log_contents(contents)
-    return held
+    return tuple(held)
 
 
 def with_truth(found: Sequence[Contents], path: Path) -> list[Contents]:
@@ -142,19 +155,40 @@ def with_photographs(found: Sequence[Contents], path: Path) -> list[Contents]:
     return kept
 
 
+def _held(path: Path) -> list[Contents]:
+    """Return what a folder and the folders directly in it hold, empty ones left out."""
+    found = [_read_one(path)]
+    used = _subfolders(path)
+    roles = _HAZY_NAMES | _TRUTH_NAMES | _MAP_NAMES if _is_layout(used) else frozenset()
+    found += [_read_one(folder) for name, folder in sorted(used.items()) if name not in roles]
+    return [contents for contents in found if contents.has_truth or contents.photographs]
+
+
+def _seen(path: Path) -> str:
+    """Return in a few words what is in a folder."""
+    entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
+    names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+    if not names:
+        return "nothing"
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _read_one(path: Path) -> Contents:
     folders = _subfolders(path)
     hazy = _pick(folders, _HAZY_NAMES)
     truth = _pick(folders, _TRUTH_NAMES)
     scenes: tuple[SceneFile, ...] = ()
     pairs: tuple[Pair, ...] = ()
-    if truth is not None and "depth" in folders:
-        scenes = _read_index(path / "index.csv")
+    index = path / "index.csv"
+    # RESIDE has depth beside its pairs, in files that are no images
+    if truth is not None and "depth" in folders and (hazy is None or index.exists()):
+        scenes = _read_index(index)
     if truth is not None and hazy is not None:
-        pairs = _match(list_images(hazy), list_images(truth), path)
+        pairs = _match(_images_below(hazy), _images_below(truth), path)
     photographs = list_images(path)
     if hazy is not None and truth is None:
-        photographs += list_images(hazy)
+        photographs += _images_below(hazy)
     marked = [image for image in photographs if _HAZY_TAIL.search(image.stem.lower())]
     truths = [image for image in photographs if _TRUTH_TAIL.search(image.stem.lower())]
     if marked and truths:
@@ -173,6 +207,12 @@ def _subfolders(path: Path) -> dict[str, Path]:
     }
 
 
+def _images_below(folder: Path) -> list[Path]:
+    """Return the images in a folder, or where there is none, those in the folders in it."""
+    parts = _subfolders(folder).values()
+    return list_images(folder) or [image for part in parts for image in list_images(part)]
+
+
 def _is_layout(folders: Mapping[str, Path]) -> bool:
     return _pick(folders, _HAZY_NAMES) is not None or "depth" in folders
 
@@ -189,6 +229,7 @@ def _match(hazy: Sequence[Path], truths: Sequence[Path], path: Path) -> tuple[Pa
         raise DataError(message)
     by_stem = {truth.stem.lower(): truth for truth in truths}
     by_stem |= {_TRUTH_TAIL.sub("", stem): truth for stem, truth in by_stem.items()}
+    sizes: dict[Path, tuple[int, int]] = {}
     pairs = []
     for image in hazy:
         truth = next((by_stem[stem] for stem in _stems(image) if stem in by_stem), None)
@@ -198,8 +239,9 @@ def _match(hazy: Sequence[Path], truths: Sequence[Path], path: Path) -> tuple[Pa
                 "or remove the hazy image"
             )
             raise DataError(message)
-        _check_equal_sizes(image, truth)
-        pairs.append(Pair(image.stem, image, truth))
+        # RESIDE has up to 35 hazy images of one truth
+        sizes[truth] = sizes.get(truth) or image_size(truth)
+        pairs.append(Pair(image.stem, image, truth, _border(image, truth, sizes[truth])))
     return tuple(pairs)
 
 
@@ -214,15 +256,18 @@ def _stems(hazy: Path) -> Iterator[str]:
         yield stem
 
 
-def _check_equal_sizes(hazy: Path, clear: Path) -> None:
-    sizes = image_size(hazy), image_size(clear)
-    if sizes[0] != sizes[1]:
-        (height, width), (other_height, other_width) = sizes
-        message = (
-            f"sizes differ: {hazy} is {width}x{height}, {clear} is {other_width}x{other_height}: "
-            "crop or resize one of them"
-        )
-        raise DataError(message)
+def _border(hazy: Path, clear: Path, clear_size: tuple[int, int]) -> int:
+    (height, width), (clear_height, clear_width) = image_size(hazy), clear_size
+    beyond = {clear_height - height, clear_width - width}
+    if beyond == {0}:
+        return 0
+    if beyond == {2 * _BORDER}:
+        return _BORDER
+    message = (
+        f"sizes differ: {hazy} is {width}x{height}, {clear} is {clear_width}x{clear_height}: "
+        "crop or resize one of them"
+    )
+    raise DataError(message)
 
 
 def _read_index(path: Path) -> tuple[SceneFile, ...]:

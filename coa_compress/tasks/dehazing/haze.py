@@ -11,6 +11,8 @@ from coa_compress.errors import SettingError
 _LIGHT = (0.04, 0.25)
 _DENSE = (0.2, 0.8)
 _INDOOR = (0.1, 1.6)
+_HEAVY = {"outdoor": (0.5, 1.3), "indoor": (1.5, 4.0)}
+_HEAVY_LIGHT = (0.6, 0.95)
 _TYPICAL = {
     "outdoor": ((0.04, 0.2), (0.8, 1.0)),
     "indoor": ((0.1, 1.5), (0.7, 1.0)),
@@ -58,7 +60,7 @@ def add_haze(clear: Tensor, passed: Tensor, airlight: Tensor) -> Tensor:
     Args:
         clear: Scene radiance J, shape ``(3, height, width)``, values in ``[0, 1]``.
         passed: Transmission t, shape ``(1, height, width)``, values in ``[0, 1]``.
-        airlight: A, shape ``(3,)``.
+        airlight: A, shape ``(3,)``, or ``(3, height, width)`` where it differs from place to place.
 
     Returns:
         Shape ``(3, height, width)``, values in ``[0, 1]``.
@@ -66,7 +68,7 @@ def add_haze(clear: Tensor, passed: Tensor, airlight: Tensor) -> Tensor:
     >>> add_haze(torch.zeros(3, 1, 1), torch.full((1, 1, 1), 0.25), torch.ones(3)).flatten()
     tensor([0.7500, 0.7500, 0.7500])
     """
-    color = airlight[:, None, None]
+    color = _over_pixels(airlight)
     return color + (clear - color) * passed
 
 
@@ -76,14 +78,14 @@ def remove_haze(hazy: Tensor, passed: Tensor, airlight: Tensor, *, floor: float 
     Args:
         hazy: Shape ``(3, height, width)``.
         passed: Transmission, shape ``(1, height, width)``.
-        airlight: Shape ``(3,)``.
+        airlight: Shape ``(3,)`` or ``(3, height, width)``.
         floor: Transmission below this is raised to it, so that noise is not blown up.
 
     >>> hazy = add_haze(torch.full((3, 1, 1), 0.5), torch.full((1, 1, 1), 0.5), torch.ones(3))
     >>> remove_haze(hazy, torch.full((1, 1, 1), 0.5), torch.ones(3)).flatten()
     tensor([0.5000, 0.5000, 0.5000])
     """
-    color = airlight[:, None, None]
+    color = _over_pixels(airlight)
     return color + (hazy - color) / passed.clamp(min=floor)
 
 
@@ -113,6 +115,26 @@ def sample_haze(domain: str, generator: torch.Generator) -> Haze:
     return Haze(beta, airlight)
 
 
+def heavy_haze(domain: str, generator: torch.Generator) -> Haze:
+    """Return haze that lets 2 to 22 % of the light through at the median depth of a domain.
+
+    As thick as in Dense-Haze (Ancuti et al. 2019, arXiv:1904.02904), and as gray.
+
+    Args:
+        domain: ``outdoor``, where depth has a median of about 3, or ``indoor``, about 1.
+        generator: The only source of randomness.
+
+    Raises:
+        SettingError: If the domain is neither.
+
+    >>> heavy_haze("indoor", torch.Generator().manual_seed(0)).beta > 1.5
+    True
+    """
+    betas = _HEAVY[_checked(domain)]
+    level, light = torch.rand(2, generator=generator).tolist()
+    return Haze(_between(betas, level), torch.full((3,), _between(_HEAVY_LIGHT, light)))
+
+
 def typical_haze(domain: str, generator: torch.Generator) -> Haze:
     """Return gray haze in the ranges of RESIDE (Li et al. 2019, arXiv:1712.04143), for evaluation.
 
@@ -126,6 +148,10 @@ def typical_haze(domain: str, generator: torch.Generator) -> Haze:
     betas, lights = _TYPICAL[_checked(domain)]
     level, light = torch.rand(2, generator=generator).tolist()
     return Haze(_between(betas, level), torch.full((3,), _between(lights, light)))
+
+
+def _over_pixels(airlight: Tensor) -> Tensor:
+    return airlight[:, None, None] if airlight.dim() == 1 else airlight
 
 
 def _checked(domain: str) -> str:

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from coa_compress.artifacts import DomainMeasures
+from coa_compress.gate import DomainMeasures
 from coa_compress.protocols import Progress
-from coa_compress.tasks.dehazing.haze_density import haze_density
 from coa_compress.tasks.dehazing.measures import in_8_bits, psnr_db, ssim
-from coa_compress.tasks.dehazing.naturalness import naturalness
+from coa_compress.tasks.dehazing.no_reference import HAZE, QUALITY, NoReference
 from coa_compress.tasks.dehazing.sources import Example, PhotographSource
 from coa_compress.tasks.images import to_float
 from coa_compress.tasks.tiling import restore_image
@@ -28,22 +27,28 @@ class Judge:
     Args:
         model: The network.
         tile: Images of more than ``tile * tile`` pixels are restored in tiles.
+        no_reference: What images are measured with where there is no truth.
     """
 
     model: nn.Module
     tile: int
+    no_reference: NoReference = field(default_factory=NoReference)
 
     def restore(self, hazy: Tensor) -> Tensor:
         """Return the output with 8 bits, float32 in ``[0, 1]``, same shape as the input."""
         return in_8_bits(restore_image(self.model, hazy, tile=self.tile))
 
-    def mean_psnr_db(self, examples: Sequence[Example]) -> float:
-        """Return the mean PSNR in dB; an identical image counts 100 dB."""
+    def psnrs_db(self, examples: Sequence[Example]) -> list[float]:
+        """Return the PSNR of each example in dB; an identical image counts 100 dB."""
         values = []
         for example in examples:
             hazy, clear = example.load()
             values.append(capped_psnr_db(self.restore(hazy), clear))
-        return _mean(values)
+        return values
+
+    def mean_psnr_db(self, examples: Sequence[Example]) -> float:
+        """Return the mean PSNR in dB; an identical image counts 100 dB."""
+        return _mean(self.psnrs_db(examples))
 
     def with_truth(self, example: Example) -> dict[str, float]:
         """Return every measure of one example."""
@@ -52,15 +57,12 @@ class Judge:
         return {
             "psnr_db": capped_psnr_db(restored, clear),
             "ssim": float(ssim(restored[None], clear[None])),
-            **self._without_truth(restored),
+            **self.no_reference.measure(restored),
         }
 
     def on_real(self, hazy: Tensor) -> dict[str, float]:
         """Return the no-reference measures of one image."""
-        return self._without_truth(self.restore(to_float(hazy)))
-
-    def _without_truth(self, restored: Tensor) -> dict[str, float]:
-        return {"haze_density": haze_density(restored), "naturalness": naturalness(restored)}
+        return self.no_reference.measure(self.restore(to_float(hazy)))
 
 
 def measure_splits(
@@ -91,18 +93,33 @@ def measure_splits(
     for number in range(len(real.images) if real else 0):
         values.append(judge.on_real(real.load(number)))  # type: ignore[union-attr]
         done += 1
-        progress(done, total, {"haze_density": values[-1]["haze_density"]})
+        progress(done, total, {HAZE[0]: values[-1][HAZE[0]]})
     _enter(table, REAL, values)
     return table
 
 
-def judge_domain(judge: Judge, real: PhotographSource, skill: float) -> DomainMeasures:
-    """Return what the adaptation gate compares: mean haze, mean naturalness, and the skill."""
+def measure_real(judge: Judge, real: PhotographSource) -> dict[str, float]:
+    """Return the mean of each no-reference measure, by name."""
     values = [judge.on_real(real.load(number)) for number in range(len(real.images))]
+    return {name: _mean([value[name] for value in values]) for name in values[0]}
+
+
+def judge_domain(
+    judge: Judge, real: PhotographSource, validation: Sequence[Example]
+) -> DomainMeasures:
+    """Return what the gate compares: haze and NIQE of each real image, PSNR of each pair.
+
+    Args:
+        judge: The network.
+        real: Real images held out from adaptation.
+        validation: Pairs that were not trained on.
+    """
+    found = [judge.on_real(real.load(number)) for number in range(len(real.images))]
     return DomainMeasures(
-        defect=_mean([value["haze_density"] for value in values]),
-        quality=_mean([value["naturalness"] for value in values]),
-        skill=skill,
+        defects={name: [values[name] for values in found] for name in HAZE},
+        qualities={name: [values[name] for values in found] for name in QUALITY},
+        skill=judge.psnrs_db(validation),
+        lower_is_better=QUALITY,
     )
 
 

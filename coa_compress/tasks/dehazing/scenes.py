@@ -1,12 +1,15 @@
 """Procedural clear scenes with exact depth: streets, fields and rooms."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import overload
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coa_compress.tasks.dehazing.clutter import clutter
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.noise import fractal_noise
 from coa_compress.tasks.dehazing.raycast import Canvas, Material
@@ -18,6 +21,11 @@ _OUTDOOR_MEDIAN = 3.0
 _OUTDOOR_POWER = 0.6
 _OUTDOOR_FARTHEST = 9.0
 _INDOOR_MEDIAN = 1.0
+_INDOOR_FARTHEST = 6.0
+_DEPTHS = {
+    "outdoor": (_OUTDOOR_MEDIAN, _OUTDOOR_FARTHEST),
+    "indoor": (_INDOOR_MEDIAN, _INDOOR_FARTHEST),
+}
 
 _GROUNDS = ((0.34, 0.42, 0.20), (0.45, 0.40, 0.30), (0.38, 0.38, 0.38), (0.62, 0.55, 0.42))
 _ROADS = ((0.30, 0.30, 0.31), (0.48, 0.46, 0.43), (0.40, 0.34, 0.28))
@@ -40,6 +48,9 @@ _INTERIORS = ((0.86, 0.84, 0.78), (0.70, 0.78, 0.80), (0.78, 0.64, 0.54), (0.60,
 _FLOORS = ((0.52, 0.34, 0.20), (0.68, 0.62, 0.54), (0.32, 0.24, 0.18), (0.46, 0.46, 0.48))
 
 
+_DOMAINS = ("outdoor", "outdoor", "indoor")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """A clear image with depth.
@@ -57,6 +68,42 @@ class Scene:
     domain: str
 
 
+@dataclass(frozen=True, slots=True)
+class ScenePool(Sequence[Scene]):
+    """A fixed pool of scenes that are rendered when they are asked for, and kept.
+
+    Args:
+        seed: Pools of different seeds have no scene in common.
+        views: How many streets, fields and rooms, two outdoor for each indoor one.
+        clutter: How many scenes of clutter follow, outdoor and indoor by turns.
+
+    >>> len(ScenePool(seed=1, views=3, clutter=2))
+    5
+    """
+
+    seed: int
+    views: int
+    clutter: int = 0
+
+    def __len__(self) -> int:
+        return self.views + self.clutter
+
+    @overload
+    def __getitem__(self, place: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Scene]: ...
+
+    def __getitem__(self, place: int | slice) -> Scene | list[Scene]:
+        places = range(len(self))[place]
+        if isinstance(places, range):
+            return [self[number] for number in places]
+        seed = 1000 * self.seed + places
+        if places < self.views:
+            return _kept(render_scene, _DOMAINS[places % 3], seed)
+        return _kept(render_clutter, _DOMAINS[1 + places % 2], seed)
+
+
 @cache
 def scene_pool(seed: int, count: int) -> tuple[Scene, ...]:
     """Return a fixed pool of scenes, two outdoor for each indoor one.
@@ -65,8 +112,12 @@ def scene_pool(seed: int, count: int) -> tuple[Scene, ...]:
         seed: Pools of different seeds have no scene in common.
         count: How many scenes.
     """
-    domains = ["outdoor", "outdoor", "indoor"]
-    return tuple(render_scene(domains[i % 3], seed=1000 * seed + i) for i in range(count))
+    return tuple(ScenePool(seed, count))
+
+
+@cache
+def _kept(render: Callable[..., Scene], domain: str, seed: int) -> Scene:
+    return render(domain, seed=seed)
 
 
 def render_scene(domain: str, *, seed: int, size: tuple[int, int] = SIZE) -> Scene:
@@ -85,6 +136,25 @@ def render_scene(domain: str, *, seed: int, size: tuple[int, int] = SIZE) -> Sce
     color, depth = (_outdoor if domain == "outdoor" else _indoor)(dice, size)
     levels = _developed(color, dice).mul(255).round().to(torch.uint8)
     return Scene(f"{domain}_{seed}", levels, depth[None].half(), domain)
+
+
+def render_clutter(domain: str, *, seed: int, size: tuple[int, int] = SIZE) -> Scene:
+    """Return random clutter with the depth that is usual in a domain.
+
+    Args:
+        domain: ``outdoor`` or ``indoor``.
+        seed: The same seed gives the same scene.
+        size: Height and width in pixels.
+
+    >>> render_clutter("outdoor", seed=1, size=(24, 32)).depth.shape
+    torch.Size([1, 24, 32])
+    """
+    dice = Dice(torch.Generator().manual_seed(seed))
+    color, depth = clutter(size, dice)
+    median, farthest = _DEPTHS[domain]
+    levels = _developed(color, dice).mul(255).round().to(torch.uint8)
+    scaled = (depth * median * dice.uniform(0.8, 1.25)).clamp(0.05, farthest)
+    return Scene(f"clutter_{domain}_{seed}", levels, scaled[None].half(), domain)
 
 
 def _outdoor(dice: Dice, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -216,7 +286,7 @@ def _indoor(dice: Dice, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def _indoor_depth(canvas: Canvas, dice: Dice) -> Tensor:
     scale = _INDOOR_MEDIAN * dice.uniform(0.8, 1.25) / canvas.depth.median()
-    return (canvas.depth * scale).clamp(0.05, 6.0)
+    return (canvas.depth * scale).clamp(0.05, _INDOOR_FARTHEST)
 
 
 def _wall_pieces(

@@ -1,12 +1,13 @@
 """What can be set about the dehazing task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Ge
 
 from coa_compress.errors import SettingError
-from coa_compress.settings import PositiveInt, UnitInterval, check_ranges
+from coa_compress.settings import NonNegativeInt, PositiveInt, UnitInterval, check_ranges
+from coa_compress.tasks.dehazing.hazing import HazeSettings
 
 _STRIDE = 16
 
@@ -27,11 +28,19 @@ class DehazingSettings:
         crop: Side of a training crop in pixels, a multiple of 16.
         as_shot: Part of the training crops whose exposure is left as it is; the others get a
             random gamma and gain.
+        clutter: How many scenes of clutter join the 24 streets, fields and rooms of the built-in
+            training scenes.
+        haze: Which part of the training crops of scenes is hazed in which way.
         example_size: Height and width at which MACs and latency are counted.
         validation_images: How many images are split off the training data.
         calibration_images: How many crops score and refit the network.
         tile: Images of more than ``tile * tile`` pixels are restored in tiles.
+        clip: Architecture and weights of ``open_clip`` for guidance by words, or empty for none.
+        clip_prompts: A file of prompts that ``learn_prompts`` made, or empty for none.
         max_test_images: Most images measured in each test split, or None for all.
+        fade_parameters: A folder with the two ``.mat`` files of the authors of FADE; None for the
+            statistics that come with this package, whose values do not compare with published ones.
+        niqe_parameters: The same for NIQE: its ``.mat`` or ``.npz`` file, or None.
 
     Raises:
         SettingError: If a value is out of range.
@@ -43,11 +52,17 @@ class DehazingSettings:
     test: str | tuple[str, ...] = "builtin"
     crop: Annotated[int, Ge(32)] = 128
     as_shot: UnitInterval = 0.25
+    clutter: NonNegativeInt = 0
+    haze: HazeSettings = field(default_factory=HazeSettings)
     example_size: tuple[int, int] = (256, 256)
     validation_images: PositiveInt = 8
     calibration_images: PositiveInt = 16
     tile: Annotated[int, Ge(128)] = 1024
+    clip: str = ""
+    clip_prompts: str = ""
     max_test_images: PositiveInt | None = None
+    fade_parameters: str | None = None
+    niqe_parameters: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -55,6 +70,12 @@ class DehazingSettings:
             nearest = max(32, round(self.crop / _STRIDE) * _STRIDE)
             message = (
                 f"DehazingSettings.crop must be a multiple of 16, got {self.crop}: use {nearest}"
+            )
+            raise SettingError(message)
+        if self.clip_prompts and not self.clip:
+            message = (
+                f"DehazingSettings.clip_prompts is {self.clip_prompts!r} without the encoder they "
+                f"belong to: set clip too"
             )
             raise SettingError(message)
         if min(self.example_size) < 1:

@@ -6,15 +6,13 @@ the image, and gamma, sensor noise and JPEG compression follow. Nothing here is 
 of haze except the one clear photograph with natural aerial perspective, which is used as it is.
 """
 
-import io
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from coa_compress.tasks.dehazing.camera import through_jpeg
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.noise import fractal_noise
 from coa_compress.tasks.dehazing.photographs import photograph, photograph_names, photograph_scenes
@@ -88,7 +86,7 @@ def hazed_by_drift(scene: Scene, *, seed: int) -> Tensor:
     shot = hazy.clamp(0, 1) ** dice.uniform(0.7, 1.1)
     grain = torch.randn(shot.shape, generator=dice.generator)
     noisy = shot + dice.uniform(0.003, 0.02) * grain
-    return _through_jpeg(to_levels(noisy), quality=dice.integer(60, 92))
+    return through_jpeg(to_levels(noisy), quality=dice.integer(60, 92))
 
 
 def _airlight(size: tuple[int, int], dice: Dice) -> Tensor:
@@ -99,13 +97,3 @@ def _airlight(size: tuple[int, int], dice: Dice) -> Tensor:
     first, second = tints[:, :, None, None]
     airlight: Tensor = brightness * (first * (1 - rows) + second * rows)
     return airlight.expand(3, *size).clamp(0, 1)
-
-
-def _through_jpeg(levels: Tensor, *, quality: int) -> Tensor:
-    buffer = io.BytesIO()
-    Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy()).save(
-        buffer, format="JPEG", quality=quality
-    )
-    with Image.open(buffer) as image:
-        decoded = np.array(image.convert("RGB"))
-    return torch.from_numpy(decoded).permute(2, 0, 1).contiguous()

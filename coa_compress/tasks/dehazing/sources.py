@@ -14,11 +14,14 @@ from torch.nn import functional
 from coa_compress.tasks.dehazing.crops import cut_window, random_exposure, random_window
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.folders import Pair, SceneFile
-from coa_compress.tasks.dehazing.haze import add_haze, sample_haze, transmission, typical_haze
+from coa_compress.tasks.dehazing.haze import add_haze, transmission, typical_haze
+from coa_compress.tasks.dehazing.hazing import HazeSettings, hazed
 from coa_compress.tasks.dehazing.scenes import Scene
 from coa_compress.tasks.dehazing.simulated import Shot
 from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.tasks.images import to_float
+
+_PLAIN = HazeSettings()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,11 +52,13 @@ class SceneSource:
         scenes: In memory or on disk.
         cache: Decoded files.
         as_shot: Part of the crops whose exposure is left as it is, in [0, 1].
+        haze: How often each kind of haze is used.
     """
 
     scenes: Sequence[Scene | SceneFile]
     cache: ImageCache
     as_shot: float = 0.25
+    haze: HazeSettings = _PLAIN
 
     def crop(self, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
         """Return a hazy crop and its truth, float32, shape ``(3, side, side)``."""
@@ -65,8 +70,7 @@ class SceneSource:
         if not dice.chance(self.as_shot):
             truth = random_exposure(truth, dice)
         distance = cut_window(depth, window, side, size=size) * _unit(scene)
-        haze = sample_haze(scene.domain, dice.generator)
-        return add_haze(truth, transmission(distance, haze.beta), haze.airlight), truth
+        return hazed(truth, distance, scene.domain, self.haze, dice)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +83,7 @@ class PairSource:
     def crop(self, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
         """Return a hazy crop and its truth, float32, shape ``(3, side, side)``."""
         pair = dice.pick(self.pairs)
-        hazy, clear = self.cache.read(pair.hazy), self.cache.read(pair.clear)
+        hazy, clear = _opened_pair(pair, self.cache)
         size = (clear.shape[1], clear.shape[2])
         window = random_window(size, side, dice)
         return tuple(cut_window(image, window, side, size=size) for image in (hazy, clear))  # type: ignore[return-value]
@@ -145,7 +149,14 @@ def name_digest(name: str) -> int:
 
 
 def _load_pair(pair: Pair, cache: ImageCache) -> tuple[Tensor, Tensor]:
-    return to_float(cache.read(pair.hazy)), to_float(cache.read(pair.clear))
+    hazy, clear = _opened_pair(pair, cache)
+    return to_float(hazy), to_float(clear)
+
+
+def _opened_pair(pair: Pair, cache: ImageCache) -> tuple[Tensor, Tensor]:
+    hazy, clear = cache.read(pair.hazy), cache.read(pair.clear)
+    height, width = hazy.shape[1:]
+    return hazy, clear[:, pair.border :, pair.border :][:, :height, :width]
 
 
 def _load_scene(scene: Scene | SceneFile, cache: ImageCache) -> tuple[Tensor, Tensor]:

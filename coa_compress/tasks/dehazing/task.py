@@ -1,6 +1,6 @@
 """Single-image dehazing as a task of coa-compress."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -10,18 +10,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from coa_compress.artifacts import Batch, DomainMeasures, Picture
+from coa_compress.artifacts import Batch, Picture
 from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import WeightsError
+from coa_compress.gate import DomainMeasures
 from coa_compress.protocols import NamedLoss, Progress, no_progress
 from coa_compress.tasks.dehazing.data import DehazingData, splits_of
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.folder_use import restore_folder
 from coa_compress.tasks.dehazing.folders import beside_truth, read_folder
-from coa_compress.tasks.dehazing.guidance import PRIORS
-from coa_compress.tasks.dehazing.judging import Judge, judge_domain, measure_splits
+from coa_compress.tasks.dehazing.guidance.labels import LABELS
+from coa_compress.tasks.dehazing.guidance.priors import PRIORS
+from coa_compress.tasks.dehazing.guidance.rehazing import haze_again
+from coa_compress.tasks.dehazing.guidance.words import text_priors
+from coa_compress.tasks.dehazing.judging import (
+    Judge,
+    judge_domain,
+    measure_real,
+    measure_splits,
+)
 from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
+from coa_compress.tasks.dehazing.monitoring import monitor
 from coa_compress.tasks.dehazing.networks import HazeUNet
+from coa_compress.tasks.dehazing.no_reference import no_reference
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.showing import show_models
 from coa_compress.tasks.dehazing.sources import PhotographSource
@@ -39,23 +50,16 @@ class DehazingTask:
         seed: Seed of the calibration crops and of an untrained teacher.
 
     Raises:
-        DataError: If a folder is missing or unusable.
+        DataError: If a folder or a file of parameters is missing or unusable.
     """
 
     Settings: ClassVar[type[DehazingSettings]] = DehazingSettings
     gate_labels: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
-            "defect": "Haze on real photographs",
-            "quality": "Naturalness on real photographs",
+            "fade": "FADE on real photographs",
+            "dark_channel_density": "Dark channel density on real photographs",
+            "niqe": "NIQE on real photographs",
             "skill": "PSNR on validation pairs (dB)",
-        }
-    )
-    explanations: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "haze_density": "Estimated share of light that haze has replaced, from 0 to 1, told "
-            "from the image alone, so that no ground truth is needed; lower is clearer.",
-            "naturalness": "How close the statistics of an image are to those of clear "
-            "photographs, at most 100, told from the image alone; higher is more natural.",
         }
     )
 
@@ -63,6 +67,14 @@ class DehazingTask:
         self.settings = settings or DehazingSettings()
         self.seed = seed
         self.data = DehazingData(self.settings)
+        self.no_reference = no_reference(
+            self.settings.fade_parameters, self.settings.niqe_parameters
+        )
+
+    @property
+    def explanations(self) -> Mapping[str, str]:
+        """What the measures without truth mean, and whose parameters they take."""
+        return self.no_reference.explanations
 
     def build_teacher(self) -> nn.Module:
         """Return the trained teacher, in evaluation mode, on the CPU.
@@ -88,12 +100,13 @@ class DehazingTask:
     def fingerprint(self) -> list[str]:
         """Return the version of the built-in images, and a digest of the files that are used.
 
-        The digest covers path, size and time of change of each file; no file is opened.
+        The digest covers path, size and time of change of each file; no file is opened. The
+        parameters of the measures count by their values.
 
         Raises:
             DataError: If a file is gone.
         """
-        return self.data.fingerprint()
+        return [*self.data.fingerprint(), self.no_reference.digest()]
 
     def example_input(self) -> Tensor:
         """Return one random input, shape ``(1, 3, *example_size)``, values in ``[0, 1]``."""
@@ -121,7 +134,7 @@ class DehazingTask:
         return self._judge(model).mean_psnr_db(self.data.validation)
 
     def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """Return PSNR, SSIM, haze density and naturalness on every test split."""
+        """Return PSNR, SSIM, FADE, dark-channel density and NIQE on every test split."""
         judge = self._judge(model)
         return measure_splits(judge, self.data.test, self.data.test_real, no_progress)
 
@@ -133,12 +146,29 @@ class DehazingTask:
 
     @property
     def guidance(self) -> Mapping[str, NamedLoss]:
-        """The physical priors of an output on its real input."""
-        return PRIORS
+        """The priors of an output on its real input: physical ones, and words where asked for."""
+        return self._guidance
+
+    @property
+    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
+        """The makers of labels that go further than the output of a network."""
+        return LABELS
+
+    def degrade(self, clear: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images under random haze of the kind that was seen in their real inputs."""
+        return haze_again(clear, real, generator)
+
+    def monitor(self, reference: nn.Module) -> Callable[[nn.Module], float]:
+        """Return a judge of networks without truth, on real images that are used for nothing else.
+
+        Args:
+            reference: The student before adaptation, which scores 0; higher is better.
+        """
+        return monitor(self._real_measures, reference)
 
     def domain_measures(self, model: nn.Module) -> DomainMeasures:
-        """Return mean haze density, mean naturalness and validation PSNR for the gate."""
-        return judge_domain(self._judge(model), self.data.gate, self.validate(model))
+        """Return the haze and NIQE of each held-out real image, and the PSNR of each pair."""
+        return judge_domain(self._judge(model), self.data.gate, self.data.validation)
 
     def pictures(self, models: Mapping[str, nn.Module]) -> Sequence[Picture]:
         """Return rows of images: hazy, the output of each model by name, the truth."""
@@ -169,6 +199,15 @@ class DehazingTask:
         return measure_splits(self._judge(model), splits, real, progress)
 
     @cached_property
+    def _guidance(self) -> Mapping[str, NamedLoss]:
+        clip, prompts = self.settings.clip, self.settings.clip_prompts
+        return {**PRIORS, **text_priors(clip, prompts)} if clip else PRIORS
+
+    def _real_measures(self, model: nn.Module) -> dict[str, float]:
+        measured = measure_real(self._judge(model), self.data.stopping)
+        return {**measured, "psnr_db": self.validate(model)}
+
+    @cached_property
     def _calibration(self) -> tuple[Batch, ...]:
         generator = torch.Generator().manual_seed(_CALIBRATION_SEED + self.seed)
         count = self.settings.calibration_images
@@ -176,7 +215,7 @@ class DehazingTask:
         return tuple(self.training_batch(size, generator) for size in sizes)
 
     def _judge(self, model: nn.Module) -> Judge:
-        return Judge(model, self.settings.tile)
+        return Judge(model, self.settings.tile, self.no_reference)
 
 
 def _load(teacher: nn.Module, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Recipes in several variants and seeds, side by side."""

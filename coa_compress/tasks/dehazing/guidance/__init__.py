@@ -1,0 +1,1 @@
+"""What guides the adaptation to real haze, where no truth is known."""
