@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from small_runs import Plain, seeded, small_recipe
+from small_runs import Doubling, small_recipe
 from torch import nn
 
 from coa_compress.compressor import Compressor
@@ -14,12 +14,12 @@ from coa_compress.errors import CoaError
 from coa_compress.training.loop import TrainingJob, fit
 from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.settings import TrainingSettings
+from coa_compress.training.state import CHECKPOINT_NAME
 
 RUN = """\
 name: small
 device: cpu
-task: {name: self_distillation, crop: 16, example_size: [16, 16], calibration_images: 2,
-       validation_images: 1, test_images: 1}
+task: {name: self_distillation}
 stages:
   score: {scorer: magnitude}
   allocate: {keep_macs: 0.6, round_to: 2, min_channels: 2, allocator: uniform}
@@ -181,7 +181,7 @@ def apart(processes, folder):
 
 def whole_run(processes, folder):
     """Compress and distill a small network; return what the run says."""
-    compressor = Compressor(seeded(Plain), recipe=small_recipe(RUN), out=folder)
+    compressor = Compressor(recipe=small_recipe(RUN), task=Doubling(), out=folder)
     result = compressor.run(processes=processes)
     return {
         "state": result.student.state_dict(),
@@ -209,20 +209,31 @@ def scenarios(processes, root):
     yield "split_diverged", lambda: diverged(split, root / "split_diverged")
 
 
-def main(rank, root, kill):
-    store = root / ("store_kill" if kill else "store")
+def joined(rank, store):
+    """Return this process of a pair that meets through a file."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2
     )
-    processes = Processes(rank=rank, count=2)
-    if kill:
-        Trial(processes).fit(folder=root / "killed", kill_at=5)
-    found = {}
-    for name, work in scenarios(processes, root):
+    return Processes(rank=rank, count=2)
+
+
+def killed(rank, root):
+    """Train in a copy of this process, and kill it in the middle."""
+    child = os.fork()  # before there is any thread; a new interpreter takes seconds to import
+    if child == 0:
+        Trial(joined(rank, root / "store_killed")).fit(folder=root / "killed", kill_at=5)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return status == signal.SIGKILL and (root / "killed" / CHECKPOINT_NAME).exists()
+
+
+def main(rank, root):
+    found = {"was_killed": killed(rank, root)}
+    for name, work in scenarios(joined(rank, root / "store"), root):
         found[name] = work()
     torch.save(found, root / f"found_{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "kill")
+    main(int(sys.argv[1]), Path(sys.argv[2]))

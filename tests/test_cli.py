@@ -58,6 +58,7 @@ class FakeEngine(types.ModuleType):
         super().__init__("coa_compress.compressor")
         self.recipe: Any = None
         self.resume: bool | None = None
+        self.cache: Path | None = None
         self.processes = 0
         self.task: object = Folders()
         self.action = lambda: None
@@ -74,8 +75,8 @@ class FakeEngine(types.ModuleType):
                 engine.action()
                 return "the plan"
 
-            def run(self, *, processes, resume=True):
-                engine.resume, engine.processes = resume, processes.count
+            def run(self, *, processes, cache=None, resume=True):
+                engine.resume, engine.cache, engine.processes = resume, cache, processes.count
                 self.observer.on_stage_start("score", "3 groups")
                 self.observer.on_progress(1, 2, {"loss": 0.5})
                 engine.action()
@@ -135,7 +136,7 @@ def test_recipe_runs_and_ends_with_the_summary_and_the_report(engine, recipe_fil
 
 
 def test_recipe_passes_every_option_on(engine, recipe_file, call):
-    options = ["--out", "x", "--device", "cuda:0", "--seed", "7", "--no-resume"]
+    options = ["--out", "x", "--device", "cuda:0", "--seed", "7", "--no-resume", "--cache", "c"]
     code, out, _ = call(
         "recipe", recipe_file, *options, "--set", "stages.score.steps=4", "task.crop=8", "name=b"
     )
@@ -147,6 +148,7 @@ def test_recipe_passes_every_option_on(engine, recipe_file, call):
     assert recipe.stages["score"].steps == 4
     assert recipe.task.settings.crop == 8
     assert engine.resume is False
+    assert engine.cache == Path("c")
 
 
 def test_plan_trains_nothing(engine, recipe_file, call):

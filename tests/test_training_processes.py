@@ -21,12 +21,12 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
 
-def run_pair(root, mode):
+def run_pair(root):
     """Run two processes to their end; return the exit code and the words of each."""
     script = str(Path(pair.__file__))
     started = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), str(root), mode],
+            [sys.executable, script, str(rank), str(root)],
             env=environment(),
             stderr=subprocess.PIPE,
             text=True,
@@ -39,12 +39,9 @@ def run_pair(root, mode):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What each of two processes found in every scenario, after a pair that was killed."""
+    """What each of two processes found in every scenario."""
     root = tmp_path_factory.mktemp("pair")
-    codes, _ = run_pair(root, "kill")
-    assert 0 not in codes
-    assert (root / "killed" / "training.safetensors").exists()
-    codes, said = run_pair(root, "go")
+    codes, said = run_pair(root)
     assert codes == [0, 0], said
     return [torch.load(root / f"found_{rank}.pt", weights_only=False) for rank in range(2)]
 
@@ -98,6 +95,7 @@ def test_the_first_process_alone_validates(found):
     [("resumed", "adapter"), ("killed", "plain"), ("split_resumed", "split")],
 )
 def test_a_pair_that_was_stopped_ends_with_the_same_bits(found, stopped, whole):
+    assert all(one["was_killed"] for one in found)
     assert_identical(found[0][stopped], found[0][whole])
 
 
@@ -188,10 +186,10 @@ def test_alone_whatever_the_environment_says():
 CLI = """\
 name: pair
 device: cpu
-task: {name: dehazing, teacher: random, crop: 32, example_size: [32, 32], validation_images: 1,
-       calibration_images: 1}
+task: {name: dehazing, teacher: random, train: IMAGES, crop: 32, example_size: [32, 32],
+       validation_images: 1, calibration_images: 1}
 stages:
-  train: {training: {steps: 2, batch_size: 2, validate_every: 2, learning_rate: LR}}
+  train: {training: {steps: 2, batch_size: 2, validate_every: 2, learning_rate: 1e-3}}
 """
 
 
@@ -200,8 +198,9 @@ stages:
     "starter",
     [["-m", "coa_compress"], ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m"]],
 )
-def test_the_command_starts_two_processes_and_one_speaks(tmp_path, starter):
-    (tmp_path / "pair.yaml").write_text(CLI.replace("LR", "1e-3"), encoding="utf-8")
+def test_the_command_starts_two_processes_and_one_speaks(tmp_path, images, starter):
+    text = CLI.replace("IMAGES", str(images / "train"))
+    (tmp_path / "pair.yaml").write_text(text, encoding="utf-8")
     torchrun = len(starter) > 2
     command = [sys.executable, *starter, *(["coa_compress"] if torchrun else [])]
     done = subprocess.run(
