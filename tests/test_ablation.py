@@ -16,9 +16,9 @@ from coa_compress.ablation.comparison import Spread, difference, spread_of, verd
 from coa_compress.ablation.rows import measures_of, seconds_in_all, seconds_of
 from coa_compress.ablation.running import run_ablation
 from coa_compress.ablation.texts import markdown_of, plain_text
-from coa_compress.artifacts import DomainMeasures
 from coa_compress.compressor import Compressor
 from coa_compress.errors import RecipeError, RunError
+from coa_compress.gate import DomainMeasures
 from coa_compress.recipe.ablation import load_ablation
 from coa_compress.recipe.files import TASKS, load_recipe
 from coa_compress.runs import open_run, own_folder
@@ -80,7 +80,9 @@ class Real(Doubling):
         return torch.rand(batch_size, 3, 16, 16, generator=generator)
 
     def domain_measures(self, model):
-        return DomainMeasures(defect=1.0, quality=1.0, skill=self.validate(model))
+        return DomainMeasures(
+            defects={"wrong": [1.0]}, qualities={"good": [1.0]}, skill=[self.validate(model)]
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -297,7 +299,8 @@ def test_all_problems_of_all_variants_are_named_with_their_lines(tmp_path):
     assert errors(tmp_path, text, "stages.measure.rounds=3") == [
         "a.yaml:4: seed is the same for all variants: give it on the command line",
         "a.yaml:4: stages.adapt: unknown key 'consistncy': did you mean consistency? known: "
-        "consistency, gate, prior, replay, training",
+        "bilevel, consistency, cycle, gate, label, lower_rate, mean_teacher, mode, prior, rank, "
+        "replay, statistics, training, update",
         "a.yaml:6: must be KEY=VALUE, such as stages.allocate.keep_macs=0.2",
         "a.yaml:7: stages.refit.ridge: must be at least 0.0, got -1",
         "--set stages.measure.rounds=3: unknown key 'rounds': did you mean latency_rounds? "

@@ -109,8 +109,16 @@ def nothing(root):
         (nothing, "task.test=images/none", "no folder images/none: give an existing folder"),
         (nothing, "task.test=r.yaml", "no folder r.yaml: give an existing folder"),
         (nothing, "task.train=','", "no folder in ',': name a folder or use builtin"),
-        (empty_folder, "task.train=images/empty", "no images in images/empty: expected hazy/ and"),
-        (empty_folder, "task.real=images/empty", "no images in images/empty: expected"),
+        (
+            empty_folder,
+            "task.train=images/empty",
+            "no images in images/empty: found nothing; expected hazy/ and",
+        ),
+        (
+            empty_folder,
+            "task.real=images/empty",
+            "no images in images/empty: found nothing; expected",
+        ),
         (nothing, "task.train=images/real", "no pairs in images/real: only images without truth"),
         (cut_off_png, "seed=0", "cannot read image images/train/hazy/3.png: "),
         (cut_off_jpeg, "seed=0", "cannot read image images/real/cut.jpg: "),
@@ -217,7 +225,7 @@ def test_weights_that_cannot_be_used(place, call, write, name, expected):
         (["device=gpu"], ["device=gpu: must be auto, cpu, cuda or cuda:N"]),
         (["stages.distill.training.steps=0"], ["steps=0: must be at least 1"]),
         (["stages.distill.truth.l1=-1"], ["l1=-1: must be at least 0"]),
-        (["stages.adapt.gate.max_skill_drop=-1"], ["must be at least 0, got -1"]),
+        (["stages.adapt.gate.max_skill_drop=-1"], ["must be at least 0.0, got -1"]),
         (["sed=1", "task.crp=3"], ["unknown key 'sed'", "unknown key 'crp': did you mean crop"]),
     ],
 )

@@ -80,7 +80,8 @@ def test_the_paper_s_figures_are_in_its_recipe():
     assert (distill.training.learning_rate, distill.training.final_learning_rate) == (1e-4, 1e-6)
     assert distill.truth == {"l1": 0.8, "ssim": 0.2}
     assert (adapt.training.steps, adapt.training.learning_rate) == (20 * 1000, 1e-7)
-    assert adapt.training.ema_decay**1000 == pytest.approx(0.95, abs=1e-4)
+    assert (adapt.mean_teacher.decay, adapt.mean_teacher.interval) == (0.95, 1000)
+    assert (distill.feature, distill.contrastive) == ({"coa": 1.0}, 0.05)
     assert recipe.task.settings.crop == 256
 
 

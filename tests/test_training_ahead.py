@@ -301,6 +301,8 @@ def test_no_worker_outlives_a_job_that_is_killed(tmp_path, name):
         timeout=600,
         check=False,
         start_new_session=True,
+        # a shell that runs in the background makes its children ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
     worker = Path("/proc") / done.stdout.strip()

@@ -126,7 +126,7 @@ def test_losses_of_every_training_stage_are_kept(report):
     histories = report["histories"]
 
     assert list(histories) == ["distill", "adapt"]
-    assert set(histories["distill"]["losses"]) == {"truth.l1", "teacher.l1", "feature"}
+    assert set(histories["distill"]["losses"]) == {"truth.l1", "teacher.l1", "feature.l2"}
     assert set(histories["adapt"]["losses"]) == {"prior.dark_channel", "consistency", "replay.l1"}
     assert [step for step, _ in histories["distill"]["validation"]] == [4, 8]
 

@@ -128,11 +128,10 @@ def _differences(document: Document) -> Table:
 
 def _gates(document: Document) -> Table:
     names = dict.fromkeys(
-        name
+        finding["measure"]
         for row in document["rows"]
         if row["gate"]
-        for name in row["gate"]["before"]
-        if all(figures.is_number(row["gate"][when].get(name)) for when in _WHEN)
+        for finding in row["gate"]["findings"]
     )
     lines = []
     for variant in _present(document):
@@ -150,8 +149,9 @@ def _gates(document: Document) -> Table:
 def _changed(gates: Sequence[Mapping[str, Any]], name: str) -> str:
     texts = []
     for when in _WHEN:
-        found = [gate[when][name] for gate in gates if figures.is_number(gate[when].get(name))]
-        spread = spread_of(found)
+        findings = [finding for gate in gates for finding in gate["findings"]]
+        found = [one[when] for one in findings if one["measure"] == name]
+        spread = spread_of([value for value in found if figures.is_number(value)])
         texts.append(figures.UNKNOWN if spread is None else figures.score(name, spread.mean))
     return " to ".join(texts)
 
