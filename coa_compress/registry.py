@@ -17,10 +17,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'did you mean taylor? known: magnitude, taylor'
     >>> did_you_mean("x", ["taylor"])
     'known: taylor'
+    >>> did_you_mean("x", [])
+    'known: none'
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    listed = f"known: {', '.join(names)}"
+    listed = f"known: {', '.join(names) or 'none'}"
     return f"did you mean {close[0]}? {listed}" if close else listed
 
 
