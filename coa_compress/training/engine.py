@@ -48,7 +48,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> FabricPreci
 
     Args:
         precision: What was asked for; ``auto`` is bf16 on a GPU that supports it and on a CPU
-            with AMX tiles, and fp32 elsewhere.
+            with AMX tiles or AVX512-BF16, and fp32 elsewhere.
         device: Where to train.
 
     >>> resolve_precision("fp32", torch.device("cpu"))
@@ -62,9 +62,9 @@ def resolve_precision(precision: Precision, device: torch.device) -> FabricPreci
 def _multiplies_bf16_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # a private name of torch that may move: without it, fp32 is always right
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and tiles is not None and bool(tiles())
+    # private names of torch that may move: without them, fp32 is always right
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 class Engine:
