@@ -90,6 +90,21 @@ def test_replay_and_consistency_are_losses_by_name(tmp_path):
     assert set(losses) == {"prior.bright", "consistency", "replay.l1"}
 
 
+def test_the_teacher_can_make_the_pseudo_labels(tmp_path):
+    def losses(labeler):
+        settings = {"training": "{steps: 300, batch_size: 2, learning_rate: 1.0e-2}"}
+        settings |= {"prior": "{}", "consistency": 1.0, "labeler": labeler}
+        named = {f"stages__adapt__{key}": value for key, value in settings.items()}
+        result = adapted(tmp_path / labeler, 0.0, **named)
+        return result.report.histories["adapt"].losses["consistency"]
+
+    of_teacher = losses("teacher")
+
+    assert of_teacher[0] > 0
+    assert of_teacher[-1] < 0.8 * of_teacher[0]
+    assert losses("student")[0] == 0
+
+
 def student_of(result):
     return [p.detach().clone() for p in result.student.parameters()]
 

@@ -41,6 +41,9 @@ from coa_compress.training.updates import Update, limited, merged
 Mode = Literal["ema", "bilevel"]
 """How the terms on real inputs and on replayed pairs come together."""
 
+Labeler = Literal["student", "teacher"]
+"""Whose outputs on real inputs become pseudo-labels: a slow copy of the student's, the teacher's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptSettings:
@@ -55,8 +58,10 @@ class AdaptSettings:
         bilevel: ``unrolled`` counts the curvature of the loss on replayed pairs, ``first_order``
             does not.
         lower_rate: Step size of that step.
-        mean_teacher: How the slow copy of the student follows that makes the pseudo-labels.
-        label: How it makes them: ``plain``, ``twice``, or a way that the task knows.
+        labeler: Who makes the pseudo-labels: a slow copy of the ``student``, or the ``teacher``,
+            which stays as it is.
+        mean_teacher: How the slow copy of the student follows.
+        label: How they are made: ``plain``, ``twice``, or a way that the task knows.
         update: What is trained: ``all`` weights, those of ``norm`` layers, or ``low_rank`` deltas
             that are merged at the end; the last two suit few real inputs.
         rank: Rank of the deltas.
@@ -79,6 +84,7 @@ class AdaptSettings:
     mode: Mode = "ema"
     bilevel: Order = "unrolled"
     lower_rate: PositiveFloat = 0.01
+    labeler: Labeler = "student"
     mean_teacher: MeanTeacherSettings = field(default_factory=MeanTeacherSettings)
     label: str = "plain"
     update: Update = "all"
@@ -138,27 +144,31 @@ class Adapt:
         """Return the state with an adapted student and the verdict of the gate."""
         student = network_so_far(state).to(context.device)
         task, settings = adaptable(context.task), self.settings
-        model, history = self.adapt(student, context)
+        model, history = self.adapt(student, context, teacher=state.teacher)
         before, after = task.domain_measures(student), task.domain_measures(model)
         gate = judge(before, after, settings.gate)
         adapted = model if gate.accepted else student
         state = replace(state, adapted=adapted, gate=gate)
         return state.with_history(self.name, history)
 
-    def adapt(self, student: nn.Module, context: Context) -> tuple[nn.Module, History]:
+    def adapt(
+        self, student: nn.Module, context: Context, *, teacher: nn.Module
+    ) -> tuple[nn.Module, History]:
         """Return the adapted student, which no gate has judged, and how it came about.
 
         Args:
             student: On the device of the context; unchanged.
             context: Gives the task, the seed and the device.
+            teacher: Makes the pseudo-labels where the settings say so; unchanged.
         """
-        result = context.fit(self._job(student, context), self._training())
+        result = context.fit(self._job(student, context, teacher), self._training())
         return merged(result.model, student), result.history
 
-    def _job(self, student: nn.Module, context: Context) -> TrainingJob:
+    def _job(self, student: nn.Module, context: Context, teacher: nn.Module) -> TrainingJob:
         settings, terms = self.settings, self._terms(context.task)
         model = limited(student, settings.update, rank=settings.rank)
-        labeler = averaged_copy(model)
+        follows = settings.labeler == "student"
+        labeler = averaged_copy(model) if follows else averaged_copy(teacher).to(context.device)
 
         def after_step(network: nn.Module, step: int) -> None:
             follow_(labeler, network, step, settings.mean_teacher)
@@ -180,8 +190,8 @@ class Adapt:
             step_losses=step,
             weights=terms.trained(settings.order),
             validate=_monitored(context.task).monitor(student) if monitored else None,
-            trainable_extras=labeler,
-            after_step=after_step,
+            trainable_extras=labeler if follows else None,
+            after_step=after_step if follows else None,
         )
 
     def _training(self) -> TrainingSettings:
