@@ -332,7 +332,7 @@ def test_settings_of_rounds_that_cannot_be_are_errors(settings, said):
         ({"assistant": "true"}, "assistant needs a round before the last"),
         ({"round_steps": 5}, "round_steps needs a round before the last"),
         ({"round": 2}, "unknown key 'round': did you mean rounds"),
-        ({"asistant": "true"}, "unknown key 'asistant': did you mean assistant"),
+        ({"assistants": "true"}, "unknown key 'assistants': did you mean assistant"),
     ],
 )
 def test_a_recipe_with_wrong_rounds_says_so(override, said):

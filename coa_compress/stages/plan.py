@@ -15,7 +15,7 @@ def plan_table(stages: Sequence[Stage], state: State, context: Context) -> str:
     """Return what each group would keep, and what the student would cost.
 
     With several rounds, each cuts what the one before has left, as if nothing were refitted or
-    distilled in between; what the student costs does not depend on that.
+    distilled in between: what it costs is within the budget in any case.
 
     Args:
         stages: All stages of the run; those up to the last allocation are run, except training.
