@@ -4,13 +4,14 @@
         [--steps 400] [--crop 64] [--images 12] [--data DIR] [--quick] [--json FILE]
 
 For each seed the built-in teacher is cut to the budget and refitted once; every variant trains that
-student for the same steps on the same batches. A row is a variant and a seed. Rows that the file
-has already are not made again.
+student for the same steps on the same batches. Those in rounds cut in between: their steps are the
+same in all, and so is the budget. A row is a variant and a seed. Rows that the file has already
+are not made again.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -26,10 +27,11 @@ from coa_compress.profiling.counting import count_macs
 from coa_compress.protocols import SilentObserver
 from coa_compress.stages.allocate import Allocate, AllocateSettings
 from coa_compress.stages.distill import Distill, DistillSettings
+from coa_compress.stages.order import in_rounds
 from coa_compress.stages.prune import Prune, PruneSettings
 from coa_compress.stages.refit import Refit, RefitSettings
 from coa_compress.stages.score import Score, ScoreSettings
-from coa_compress.stages.state import Context, State
+from coa_compress.stages.state import Context, Stage, State
 from coa_compress.structure.analysis import analyze
 from coa_compress.tasks.dehazing.data import spaced
 from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
@@ -56,6 +58,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "l2_by_loss": {**_L2, "tap_choice": "expected_loss"},
     "l2_adapters": {**_L2, "adapters": True},
     "l2_balanced": {**_L2, "balance": "geometric"},
+    "progressive": {**_BASE, "rounds": 2},
+    "assistant": {**_BASE, "rounds": 2, "assistant": True},
     "default": {},
 }
 """Settings of the distill stage by name; what is not named is the default."""
@@ -84,6 +88,16 @@ def main(given: Sequence[str] | None = None) -> None:
                 write_record(arguments.json, record)
                 print(name, seed, row["psnr_db"], flush=True)
     print(render(record))
+
+
+def distill_settings(variant: str, steps: int) -> DistillSettings:
+    """Return the settings of a variant; the steps of its rounds are ``steps`` in all."""
+    settings = DistillSettings(**VARIANTS[variant])
+    each = max(1, steps // settings.rounds)
+    last = max(1, steps - (settings.rounds - 1) * each)
+    training = TrainingSettings(steps=last, batch_size=_BATCH, validate_every=last)
+    earlier = each if settings.rounds > 1 else None
+    return replace(settings, training=training, round_steps=earlier)
 
 
 def returned(record: Mapping[str, Any], variant: str) -> list[float]:
@@ -166,15 +180,7 @@ class _Subject:
             structure=lambda _: structure,
             example=example,
         )
-        state = State(teacher=teacher)
-        stages = (
-            Score(ScoreSettings()),
-            Allocate(AllocateSettings(keep_macs=arguments.keep)),
-            Prune(PruneSettings()),
-            Refit(RefitSettings()),
-        )
-        for stage in stages:
-            state = stage.run(state, context)
+        state = _after(_cutting(arguments.keep), State(teacher=teacher), context)
         judge = Judge(teacher, task.settings.tile)
         tests = {
             name: [
@@ -193,12 +199,13 @@ class _Subject:
 
     def distilled(self, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         """Return what a variant reaches."""
-        training = TrainingSettings(
-            steps=arguments.steps, batch_size=_BATCH, validate_every=arguments.steps
-        )
-        stage = Distill(DistillSettings(training=training, **VARIANTS[name]))
-        after = stage.run(self.state, self.context)
-        history = after.histories["distill"]
+        settings = distill_settings(name, arguments.steps)
+        if settings.rounds == 1:
+            after = Distill(settings).run(self.state, self.context)
+        else:
+            stages = in_rounds([*_cutting(arguments.keep), Distill(settings)])
+            after = _after(stages, State(teacher=self.state.teacher), self.context)
+        history = list(after.histories.values())[-1]
         return {
             "psnr_db": self.psnr_db(after.student),
             "validation_db": history.validation[-1][1],
@@ -219,6 +226,21 @@ class _Subject:
                 "teacher": fmean(capped_psnr_db(mine, wanted) for mine, (_, _, wanted) in pairs),
             }
         return found
+
+
+def _cutting(keep: float) -> list[Stage]:
+    return [
+        Score(ScoreSettings()),
+        Allocate(AllocateSettings(keep_macs=keep)),
+        Prune(PruneSettings()),
+        Refit(RefitSettings()),
+    ]
+
+
+def _after(stages: Sequence[Stage], state: State, context: Context) -> State:
+    for stage in stages:
+        state = stage.run(state, context)
+    return state
 
 
 def _settings(arguments: argparse.Namespace) -> DehazingSettings:

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import pickle
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -25,7 +25,7 @@ from coa_compress.protocols import (
     Task,
 )
 from coa_compress.provenance import best_device, usable_device
-from coa_compress.recipe.assembly import plain_recipe
+from coa_compress.recipe.assembly import plain, plain_recipe
 from coa_compress.recipe.files import (
     SCHEMA,
     TASKS,
@@ -45,6 +45,7 @@ from coa_compress.result import (
 )
 from coa_compress.runs import RunFolder, digest_of, open_run
 from coa_compress.stages.cache import StageCache
+from coa_compress.stages.order import decisive_settings, in_rounds
 from coa_compress.stages.pipeline import check_stages, run_stages
 from coa_compress.stages.plan import plan_table
 from coa_compress.stages.state import Context, Stage, State
@@ -194,11 +195,12 @@ class Compressor:
     def _stages(self) -> list[Stage]:
         types = {stage.name: stage for stage in SCHEMA.stages}
         made: list[Any] = [types[name](settings) for name, settings in self.recipe.stages.items()]
-        return made
+        return in_rounds(made)
 
     def _with_settings(self) -> list[tuple[Stage, object]]:
-        settings: Mapping[str, Any] = plain_recipe(self.recipe)["stages"]
-        return [(stage, settings[stage.name]) for stage in self._stages()]
+        return [
+            (stage, decisive_settings(stage, plain(stage.settings))) for stage in self._stages()
+        ]
 
     def _start(self) -> State:
         if self._model is None:

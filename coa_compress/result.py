@@ -134,7 +134,9 @@ def make_report(
     gate = None if state.gate is None else describe_gate(state.gate, labels=labels)
     allocation: Mapping[str, Any] = {}
     if state.allocation is not None and state.budget is not None:
-        allocation = describe_allocation(state.allocation, state.budget, scores=state.scores)
+        # after several rounds the scores are of what the round before has left
+        scores = state.scores if state.before is None else None
+        allocation = describe_allocation(state.allocation, state.budget, scores=scores)
     return Report(
         name=recipe.name,
         title=f"{recipe.name}: teacher and student",

@@ -1,5 +1,6 @@
-"""Iterative allocation: cut a part, refit, score what is left anew, and go on to the budget."""
+"""Rounds to a small budget: what an earlier cut has left, and how a later one follows from it."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,6 +12,8 @@ from coa_compress.artifacts import Allocation, Budget, ChannelGroup, Cut, Member
 from coa_compress.costs import CostFunction
 from coa_compress.errors import SettingError
 from coa_compress.protocols import Structure
+from coa_compress.structure.graph import canonical_names
+from coa_compress.structure.rebuild import named_tensors
 
 
 class _Score(Protocol):
@@ -87,6 +90,31 @@ def allocate_in_rounds(
     return _of_teacher(found, kept, structure)
 
 
+def allocate_further(
+    structure: Structure,
+    before: Allocation,
+    budget: Budget,
+    allocate: Callable[[Budget], Allocation],
+) -> Allocation:
+    """Return the channels that stay of those that an earlier round has left.
+
+    Args:
+        structure: Of the teacher.
+        before: What the earlier round left; returned as it is where it meets the budget already.
+        budget: What is to be met, relative to the teacher.
+        allocate: Chooses among the channels left, within a budget relative to their widths.
+
+    Raises:
+        BudgetError: If the budget cannot be met.
+    """
+    now = _within(budget, structure, before.kept, part=1.0)
+    if now is None:
+        return before
+    found = allocate(now)
+    kept = {name: before.kept[name][channels] for name, channels in found.kept.items()}
+    return _of_teacher(found, kept, structure)
+
+
 def _within(
     budget: Budget, structure: Structure, kept: Mapping[str, Tensor], *, part: float
 ) -> Budget | None:
@@ -137,6 +165,55 @@ def _after(member: Member, channels: Tensor | None, cut: Cut) -> Member:
     if left is None:
         return replace(member, positions=positions)
     return replace(member, positions=torch.searchsorted(left.to(positions), positions))
+
+
+@torch.no_grad()
+def widened(teacher: nn.Module, cut: Cut) -> nn.Module:
+    """Return a student at its teacher's widths; what was cut off is as in the teacher.
+
+    Cutting it where the student was cut gives the student, whatever it has learned since.
+
+    Args:
+        teacher: The network that was cut; unchanged.
+        cut: The student, with its present weights, and how it follows from the teacher.
+
+    >>> student = nn.Linear(1, 2, bias=False)
+    >>> _ = nn.init.constant_(student.weight, 5.0)
+    >>> teacher = nn.Linear(2, 2, bias=False)
+    >>> _ = nn.init.zeros_(teacher.weight)
+    >>> widened(teacher, Cut(student, {"weight": {1: torch.tensor([1])}}, ())).weight.tolist()
+    [[0.0, 5.0], [0.0, 5.0]]
+    """
+    wide = copy.deepcopy(teacher)
+    tensors, learned = named_tensors(wide), named_tensors(cut.student)
+    for name in dict.fromkeys(canonical_names(wide).values()):
+        tensor, slices = tensors[name], cut.slices.get(name, {})
+        places = [slices.get(dim, torch.arange(size)) for dim, size in enumerate(tensor.shape)]
+        spread = torch.meshgrid(*places, indexing="ij") if places else ()
+        tensor[tuple(place.to(tensor.device) for place in spread)] = learned[name].to(tensor)
+    return wide
+
+
+def cut_after(earlier: Cut, later: Cut) -> Cut:
+    """Return the later of two cuts of one teacher as a cut of the earlier one's student.
+
+    Args:
+        earlier: Keeps everything that the later one keeps.
+        later: The student of it is the student of what is returned.
+
+    >>> earlier = Cut(nn.Identity(), {"weight": {0: torch.tensor([1, 3, 4])}}, ())
+    >>> later = Cut(nn.Identity(), {"weight": {0: torch.tensor([1, 4])}}, ())
+    >>> cut_after(earlier, later).slices
+    {'weight': {0: tensor([0, 2])}}
+    """
+    slices: dict[str, dict[int, Tensor]] = {}
+    for name, dims in later.slices.items():
+        for dim, kept in dims.items():
+            left = earlier.slices.get(name, {}).get(dim)
+            if left is None or len(left) != len(kept):
+                own = kept if left is None else torch.searchsorted(left.to(kept), kept)
+                slices.setdefault(name, {})[dim] = own
+    return replace(later, slices=slices)
 
 
 def _of_teacher(last: Allocation, kept: Mapping[str, Tensor], structure: Structure) -> Allocation:

@@ -52,6 +52,13 @@ def test_every_variant_is_a_setting():
         DistillSettings(**variant)
 
 
+@pytest.mark.parametrize("variant", distill.VARIANTS)
+def test_every_variant_has_the_same_steps_in_all(variant):
+    settings = distill.distill_settings(variant, 401)
+
+    assert (settings.rounds - 1) * (settings.round_steps or 0) + settings.training.steps == 401
+
+
 @pytest.mark.slow
 def test_rows_are_made_once(tmp_path, capsys):
     path = tmp_path / "distill.json"

@@ -92,6 +92,26 @@ def test_each_process_goes_on_where_the_last_one_was_stopped(stopped_runs):
     assert said[2][1][-1] == "interrupted: the same command goes on where it stopped"
 
 
+@pytest.mark.slow
+def test_a_run_killed_in_a_later_round_ends_with_the_same_bits(whole_run, tmp_path):
+    changes = ("stages.distill.rounds=2", "stages.distill.assistant=true", "stages.adapt=off")
+    arguments = ("recipe", whole_run.recipe, "--set", *changes, "--out")
+
+    code, _ = stopped_at(
+        "distill-2 50% (4/8)", signal.SIGKILL, *arguments, tmp_path / "killed", cwd=tmp_path
+    )
+    resumed = in_subprocess(*arguments, tmp_path / "killed", cwd=tmp_path)
+    whole = in_subprocess(*arguments, tmp_path / "whole", cwd=tmp_path)
+
+    assert (code, resumed.returncode, whole.returncode) == (-signal.SIGKILL, 0, 0)
+    assert resumed.stderr.count("done before") == 9
+    assert "distill-2 62% (5/8)" in resumed.stderr
+    mine, theirs = files_in(tmp_path / "killed"), files_in(tmp_path / "whole")
+    weights = [name for name in theirs if name.endswith(".safetensors")]
+    assert "student/student.safetensors" in weights
+    assert {name: mine[name] for name in weights} == {name: theirs[name] for name in weights}
+
+
 def test_a_finished_run_does_nothing_new(run_copy, whole_run, call):
     before = files_in(run_copy)
     times = {path: path.stat().st_mtime_ns for path in run_copy.glob("*/done.json")}

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from coa_compress.rounds import cut_after, widened
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exactness import check_exact, exactness_error
 from coa_compress.structure.exported import ExportedStructure
+from coa_compress.structure.graph import canonical_names
 from coa_compress.structure.graph_student import GraphsBySize, GraphStudent
-from coa_compress.structure.rebuild import apply_shapes_
+from coa_compress.structure.rebuild import apply_shapes_, named_tensors
 
 NAMES = tuple(zoo.names())
 GRAPH = {"literal_slice", "multihead_attention", "unscaled_attention"}
@@ -148,6 +151,29 @@ def test_the_teacher_is_unchanged(name):
         assert set(vars(mine)) == set(vars(theirs))
         assert len(mine._forward_hooks) == len(theirs._forward_hooks)
         assert len(mine._forward_pre_hooks) == len(theirs._forward_pre_hooks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_student_that_has_learned_is_cut_again(name):
+    structure, example = analyzed(name)
+    kept = random_channels(structure.widths, 1)
+    once = structure.cut(kept)
+    once = replace(once, student=randomize_(copy.deepcopy(once.student), 2))
+    fewer = {group: channels[: max(1, len(channels) // 2)] for group, channels in kept.items()}
+
+    wide = structure.with_model(widened(structure.model, once))
+    twice = wide.cut(fewer)
+
+    check_exact(wide, twice, fewer, example)
+    same = outputs(wide.cut(kept).student, example)
+    assert all(map(torch.equal, same, outputs(once.student, example)))
+    before, after = named_tensors(once.student), named_tensors(twice.student)
+    relative = cut_after(once, twice).slices
+    for tensor in dict.fromkeys(canonical_names(once.student).values()):
+        left = before[tensor]
+        for dim, positions in relative.get(tensor, {}).items():
+            left = left.index_select(dim, positions)
+        assert torch.equal(left, after[tensor])
 
 
 @pytest.mark.parametrize("name", NAMES)

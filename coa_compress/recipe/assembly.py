@@ -48,20 +48,21 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "device": recipe.device,
         "out": recipe.out,
-        "task": {"name": recipe.task.name, **_plain(recipe.task.settings)},
-        "structure": _plain(recipe.structure),
-        "stages": {name: _plain(settings) for name, settings in recipe.stages.items()},
+        "task": {"name": recipe.task.name, **plain(recipe.task.settings)},
+        "structure": plain(recipe.structure),
+        "stages": {name: plain(settings) for name, settings in recipe.stages.items()},
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return settings as plain values with every default written: what JSON and YAML hold."""
     if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value) if item.init}
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value) if item.init}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [_plain(item) for item in items]
+        return [plain(item) for item in items]
     if isinstance(value, Enum):
         return value.value
     return str(value) if isinstance(value, PurePath) else value

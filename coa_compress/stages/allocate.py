@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,13 +29,13 @@ from coa_compress.checkpoint import load_tensors, save_tensors
 from coa_compress.costs import CostModel
 from coa_compress.errors import SettingError
 from coa_compress.refit.closed_form import refit
-from coa_compress.rounds import RoundSteps, allocate_in_rounds
+from coa_compress.rounds import RoundSteps, allocate_further, allocate_in_rounds
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.settings import Fraction, PositiveFloat, PositiveInt, check_ranges
 from coa_compress.stages.files import read_json, write_json
 from coa_compress.stages.limits import Place, limited_costs, measurer
 from coa_compress.stages.score import squared_error
-from coa_compress.stages.state import Context, State, needed
+from coa_compress.stages.state import Context, State, groups_so_far, needed
 
 Groups: TypeAlias = Sequence[ChannelGroup]
 
@@ -145,7 +146,11 @@ class Allocate:
 
         def choose(within: Budget) -> Allocation:
             steps = self._steps(state, context, costs)
-            return allocate_in_rounds(structure, scores, within, steps, rounds=settings.rounds)
+            if state.allocation is None:
+                return allocate_in_rounds(structure, scores, within, steps, rounds=settings.rounds)
+            left = groups_so_far(state, structure.groups)
+            further = partial(steps.allocate, left, scores)
+            return allocate_further(structure, state.allocation, within, further)
 
         if measure and (budget.limits_latency or budget.limits_memory):
             narrowest = narrowest_allocation(structure.groups, scores, costs, budget, curves=curves)

@@ -5,21 +5,23 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from coa_compress.allocation.losses import expected_losses
+from coa_compress.artifacts import Cut
 from coa_compress.distillation.adapters import adapters_between
 from coa_compress.distillation.features import FEATURE_TERMS
 from coa_compress.distillation.objective import Objective, Terms, frozen
 from coa_compress.distillation.taps import Tap, feature_taps
-from coa_compress.errors import NoEffectWarning
+from coa_compress.errors import NoEffectWarning, SettingError
 from coa_compress.protocols import Perceptive, Task
-from coa_compress.settings import NonNegativeFloat, NonNegativeInt, check_ranges
+from coa_compress.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
 from coa_compress.stages.files import load_history, load_network, save_history, save_network
-from coa_compress.stages.state import Context, State, needed
+from coa_compress.stages.state import Context, State, cut_of_round, needed
 from coa_compress.structure.folding import ParallelConvs, merge_branches, with_branches
 from coa_compress.training.loop import StepLosses, TrainingJob
 from coa_compress.training.objective import check_weights
@@ -31,6 +33,10 @@ TapChoice = Literal["even", "expected_loss"]
 
 Balance = Literal["fixed", "geometric"]
 """How losses are put together: by their weights, or by the weighted geometric mean."""
+
+
+Rounds = Annotated[int, Interval(ge=1, le=16)]
+"""How often a network is cut and distilled on the way to its budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +60,15 @@ class DistillSettings:
         balance: ``fixed`` adds the losses up by their weights; ``geometric`` takes their weighted
             geometric mean, whatever their sizes.
         branches: Train a 1x1 convolution beside each larger one, and merge the two afterwards.
+        rounds: Rounds of score, allocate, prune, refit and distill towards the budget; each keeps
+            the same part of the round before, at most 16.
+        round_steps: Steps of each round before the last; None for those of ``training``.
+        assistant: The student of each round teaches the next one, in place of the teacher
+            (Mirzadeh et al. 2020, arXiv:1902.03393).
 
     Raises:
         RegistryError: If there is no such feature term.
+        SettingError: If a value is out of range, or says something of rounds that there are not.
     """
 
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -71,11 +83,27 @@ class DistillSettings:
     adapters: bool = False
     balance: Balance = "fixed"
     branches: bool = False
+    rounds: Rounds = 1
+    round_steps: PositiveInt | None = None
+    assistant: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        self._check_rounds()
         for name in self.feature_weights():
             FEATURE_TERMS.get(name)
+
+    def _check_rounds(self) -> None:
+        if self.rounds > 1:
+            return
+        for name, idle in (
+            ("round_steps", self.round_steps is None),
+            ("assistant", not self.assistant),
+        ):
+            if not idle:
+                message = f"DistillSettings.{name} needs a round before the last, and rounds is 1: "
+                message += f"set rounds to 2 or more, or leave {name} out"
+                raise SettingError(message)
 
     def feature_weights(self) -> dict[str, float]:
         """Return the weights of the feature terms that count."""
@@ -145,7 +173,7 @@ class Distill:
         else:
             taps = ()
         adapted = settings.adapters and taps and terms.feature
-        teacher = frozen(copy.deepcopy(state.teacher).to(context.device))
+        teacher = frozen(copy.deepcopy(self._teacher(state)[0]).to(context.device))
         return Objective(
             terms=terms if taps else terms.without_taps(contrast=network is not None),
             known=task.losses,
@@ -157,13 +185,12 @@ class Distill:
         )
 
     def _taps(self, state: State, context: Context, terms: Terms) -> tuple[Tap, ...]:
-        cut = needed(state.cut, "a cut", self.name, "prune")
-        teacher = state.teacher.to(context.device)
+        teacher, cut = self._teacher(state)
         by_loss = self.settings.tap_choice == "expected_loss"
         taps = feature_taps(
             cut,
             self.settings.taps,
-            teacher,
+            teacher.to(context.device),
             context.example.to(context.device),
             importance=_expected(state, context) if by_loss else None,
         )
@@ -174,6 +201,12 @@ class Distill:
             message = f"stages.distill.{key} has no effect: {why}"
             warnings.warn(message, NoEffectWarning, stacklevel=2)
         return taps
+
+    def _teacher(self, state: State) -> tuple[nn.Module, Cut]:
+        """Return who teaches, and the cut of the student as seen from there."""
+        if self.settings.assistant:
+            return cut_of_round(state, self.name)
+        return state.teacher, needed(state.cut, "a cut", self.name, "prune")
 
     def save(self, state: State, folder: Path) -> None:
         """Write the student and its losses."""
@@ -202,7 +235,10 @@ def _expected(state: State, context: Context) -> dict[str, float]:
     """Return the loss that cutting the outputs of each module is expected to cause, by path."""
     allocation = needed(state.allocation, "an allocation", Distill.name, "allocate")
     scores = needed(state.scores, "scores", Distill.name, "score")
-    groups = context.structure(state.teacher).groups
+    groups = [
+        replace(group, n_channels=len(scores[group.name]))  # an earlier round may have cut it
+        for group in context.structure(state.teacher).groups
+    ]
     losses = expected_losses(groups, scores, state.curves)
     return {
         member.tensor.removesuffix(".weight"): float(losses[group.name][width])

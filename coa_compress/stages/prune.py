@@ -10,6 +10,7 @@ from torch import Tensor
 
 from coa_compress.artifacts import AttributePatch, Cut
 from coa_compress.checkpoint import load_tensors, load_weights_, save_tensors
+from coa_compress.rounds import widened
 from coa_compress.stages.files import read_json, save_network, write_json
 from coa_compress.stages.state import Context, State, needed
 from coa_compress.structure.exactness import Exactness, check_exact
@@ -24,7 +25,10 @@ class PruneSettings:
 
 
 class Prune:
-    """From the teacher and an allocation to a student; the teacher stays as it is."""
+    """From the teacher and an allocation to a student; the teacher stays as it is.
+
+    In a later round the student keeps what it has learned: its own weights are cut.
+    """
 
     name = "prune"
     Settings = PruneSettings
@@ -39,11 +43,14 @@ class Prune:
     def run(self, state: State, context: Context) -> State:
         """Return the state with a student."""
         allocation = needed(state.allocation, "an allocation", self.name, "allocate")
-        structure = context.structure(state.teacher)
+        structure, before = context.structure(state.teacher), _student_so_far(state)
+        if before is not None:
+            structure = structure.with_model(widened(structure.model, before))
         cut = structure.cut(allocation.kept)
         exact = check_exact(structure, cut, allocation.kept, context.example)
-        notes = (*state.notes, *_notes(structure, cut, exact))
-        return replace(state, cut=cut, student=cut.student, notes=notes)
+        fresh = [note for note in _notes(structure, cut, exact) if note not in state.notes]
+        notes = (*state.notes, *fresh)
+        return replace(state, cut=cut, student=cut.student, before=before, notes=notes)
 
     def save(self, state: State, folder: Path) -> None:
         """Write the student and how it was cut."""
@@ -80,7 +87,15 @@ class Prune:
             student = GraphStudent(student, graphs, slices)
         load_weights_(student, folder / "student.safetensors")
         cut = Cut(student.eval(), slices, patches)
-        return replace(state, cut=cut, student=cut.student, notes=tuple(found["notes"]))
+        state = replace(state, before=_student_so_far(state), notes=tuple(found["notes"]))
+        return replace(state, cut=cut, student=cut.student)
+
+
+def _student_so_far(state: State) -> Cut | None:
+    """Return the student of the round before with what it has learned; None in the first."""
+    if state.cut is None or state.student is None:
+        return None
+    return replace(state.cut, student=state.student)
 
 
 def _notes(structure: ExportedStructure, cut: Cut, exact: Exactness) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from coa_compress.refit.closed_form import refit
 from coa_compress.settings import NonNegativeFloat, PositiveFloat, PositiveInt, check_ranges
 from coa_compress.stages.files import load_network, read_json, save_network, write_json
-from coa_compress.stages.state import Context, State, needed
+from coa_compress.stages.state import Context, State, cut_of_round, needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class RefitSettings:
 
 
 class Refit:
-    """From a freshly cut student to one whose features match the teacher's; no training."""
+    """From a freshly cut student to one whose features match those before the cut; no training."""
 
     name = "refit"
     Settings = RefitSettings
@@ -43,10 +43,10 @@ class Refit:
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with a refitted student."""
-        cut = needed(state.cut, "a cut", self.name, "prune")
+        uncut, cut = cut_of_round(state, self.name)
         cut = replace(cut, student=cut.student.to(context.device))
         result = refit(
-            state.teacher.to(context.device),
+            uncut.to(context.device),
             cut,
             context.calibration(),
             ridge=self.settings.ridge,
@@ -55,7 +55,7 @@ class Refit:
             progress=context.progress,
         )
         accepted = sum(layer.accepted for layer in result.layers)
-        note = f"refit: {accepted} of {len(result.layers)} layers were improved"
+        note = f"{self.name}: {accepted} of {len(result.layers)} layers were improved"
         if result.skipped:
             reasons = [f"{path}: {reason}" for path, reason in result.skipped.items()]
             note += f", {len(reasons)} left alone ({'; '.join(reasons[:3])})"

@@ -12,7 +12,7 @@ from coa_compress.scoring.catalog import SCORERS
 from coa_compress.scoring.curves import CurvePlan, measure_curves
 from coa_compress.settings import NonNegativeInt, check_ranges
 from coa_compress.stages.files import read_json, write_json
-from coa_compress.stages.state import Context, State
+from coa_compress.stages.state import Context, State, groups_so_far, network_so_far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def squared_error(output: Tensor, batch: Batch) -> Tensor:
 
 
 class Score:
-    """From the teacher to the importance of each channel."""
+    """From the teacher, or the student of an earlier round, to what each channel is worth."""
 
     name = "score"
     Settings = ScoreSettings
@@ -68,20 +68,21 @@ class Score:
         structure = context.structure(state.teacher)
 
         scorer = SCORERS.get(self.settings.scorer)
-        teacher = state.teacher.to(context.device)
+        network = network_so_far(state).to(context.device)
         batches = context.calibration()
-        scores = scorer(teacher, structure.groups, batches, squared_error)
+        scores = scorer(network, groups_so_far(state, structure.groups), batches, squared_error)
+        state = replace(state, scores=scores, curves=None, scorer=self.settings.scorer)
         if not self.settings.curves:
-            return replace(state, scores=scores, scorer=self.settings.scorer)
+            return state
         curves = measure_curves(
-            teacher,
+            network,
             structure,
             scores,
             batches,
             plan=CurvePlan(n_widths=self.settings.curves, refit=self.settings.refit_curves),
             progress=context.progress,
         )
-        return replace(state, scores=scores, curves=curves, scorer=self.settings.scorer)
+        return replace(state, curves=curves)
 
     def save(self, state: State, folder: Path) -> None:
         """Write the scores and the curves."""
@@ -94,11 +95,12 @@ class Score:
     def load(self, state: State, folder: Path) -> State:
         """Return the state with the scores and the curves of the files."""
         scores = load_tensors(folder / "scores.safetensors")
+        state = replace(state, scores=scores, curves=None, scorer=self.settings.scorer)
         if not self.settings.curves:
-            return replace(state, scores=scores, scorer=self.settings.scorer)
+            return state
         found = read_json(folder / "curves.json")["curves"]
         curves = {
             name: SensitivityCurve(tuple(curve["widths"]), tuple(curve["losses"]))
             for name, curve in found.items()
         }
-        return replace(state, scores=scores, curves=curves, scorer=self.settings.scorer)
+        return replace(state, curves=curves)

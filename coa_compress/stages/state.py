@@ -12,6 +12,7 @@ from coa_compress.artifacts import (
     Allocation,
     Batch,
     Budget,
+    ChannelGroup,
     Curves,
     Cut,
     History,
@@ -21,6 +22,7 @@ from coa_compress.artifacts import (
 from coa_compress.errors import RecipeError
 from coa_compress.gate import Gate
 from coa_compress.protocols import Observer, Task
+from coa_compress.rounds import cut_after, groups_after
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.training.ahead import BatchSupply
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
@@ -41,6 +43,8 @@ class State:
         allocation: Which channels stay.
         cut: How the student follows from the teacher.
         student: The network after the latest compression stage.
+        before: The distilled student of the round before, which was cut again, and how it follows
+            from the teacher; None in the first round, in which the teacher was cut.
         adapted: The network after adaptation, or the student itself when the gate refused it.
         gate: The verdict on the adaptation.
         histories: Losses of each training stage by name.
@@ -57,6 +61,7 @@ class State:
     allocation: Allocation | None = None
     cut: Cut | None = None
     student: nn.Module | None = None
+    before: Cut | None = None
     adapted: nn.Module | None = None
     gate: Gate | None = None
     histories: Mapping[str, History] = field(default_factory=dict)
@@ -142,7 +147,8 @@ class Stage(Protocol):
     that was interrupted goes on behind the last stage that is done.
 
     Args:
-        name: The key of the recipe.
+        name: The key of the recipe; a later round adds its number, as in ``score-2``.
+        settings: An instance of ``Settings``.
         Settings: A frozen dataclass.
         needs: Names of stages that must be in the recipe too.
 
@@ -151,6 +157,7 @@ class Stage(Protocol):
     """
 
     name: str
+    settings: Any
     Settings: type[Any]
     needs: tuple[str, ...]
 
@@ -178,6 +185,25 @@ class Stage(Protocol):
 def network_so_far(state: State) -> nn.Module:
     """Return the student, or the teacher itself in a run that does not compress."""
     return state.teacher if state.student is None else state.student
+
+
+def cut_of_round(state: State, stage: str) -> tuple[nn.Module, Cut]:
+    """Return the network that was cut last, and the cut as seen from it.
+
+    Raises:
+        RecipeError: If nothing was cut, naming the stage that asks.
+    """
+    cut: Cut = needed(state.cut, "a cut", stage, "prune")
+    if state.before is None:
+        return state.teacher, cut
+    return state.before.student, cut_after(state.before, cut)
+
+
+def groups_so_far(state: State, groups: Sequence[ChannelGroup]) -> Sequence[ChannelGroup]:
+    """Return channel groups of the teacher as an earlier round has left them."""
+    if state.allocation is None or state.cut is None:
+        return groups
+    return groups_after(groups, state.allocation.kept, state.cut)
 
 
 def needed(value: "Any | None", what: str, stage: str, earlier: str) -> Any:
