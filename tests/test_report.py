@@ -355,7 +355,7 @@ def test_the_page_is_whole_and_loads_nothing():
 
 
 def test_sections_come_in_order_and_only_when_there_is_something_to_say():
-    order = "comparison pictures adaptation widths training time recipe provenance notes"
+    order = "comparison frontier pictures adaptation widths training time recipe provenance notes"
     assert re.findall(r'<section id="(\w+)"', to_html(make_report())) == order.split()
     bare = to_html(Report(name="x", title="x", measurements={}))
     assert re.findall(r'<section id="(\w+)"', bare) == ["recipe"]

@@ -30,13 +30,15 @@ class LayerTime:
         path: Dotted path; empty for a network that is a single layer.
         kind: Name of its class, ``depthwise`` before it where it is such a convolution.
         params: Elements of its own parameters.
-        ms: Milliseconds in one pass, summed over its calls.
+        ms: Milliseconds in one pass, the median over the rounds, summed over its calls.
+        least_ms: The least of the rounds instead: whatever disturbs a run only adds to its time.
     """
 
     path: str
     kind: str
     params: int
     ms: float
+    least_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +48,14 @@ class LayerTimes:
     Args:
         total_ms: Time of a pass with a clock at each layer.
         elsewhere_ms: Part of it outside all layers: functional operations.
+        elsewhere_least_ms: The least of the rounds instead.
         layers: Every layer that ran, in order of first use.
         rounds: How many passes were timed.
     """
 
     total_ms: float
     elsewhere_ms: float
+    elsewhere_least_ms: float
     layers: tuple[LayerTime, ...]
     rounds: int
 
@@ -182,12 +186,13 @@ def _clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any]
 
 
 def _summary(model: nn.Module, passes: Sequence[Spans]) -> LayerTimes:
-    """Return sums of the medians of all spans, by layer."""
-    took: dict[str | None, float] = {_ELSEWHERE: 0.0}
+    """Return sums of the medians and of the least of all spans, by layer."""
+    took: dict[str | None, tuple[float, float]] = {_ELSEWHERE: (0.0, 0.0)}
     # span by span: on a busy machine some part of every pass is disturbed, but seldom the same
     for layer, turn in dict.fromkeys(span for spans in passes for span in spans):
-        ms = median(spans.get((layer, turn), 0.0) for spans in passes)
-        took[layer] = took.get(layer, 0.0) + ms
+        times = [spans.get((layer, turn), 0.0) for spans in passes]
+        ms, least_ms = took.get(layer, (0.0, 0.0))
+        took[layer] = ms + median(times), least_ms + min(times)
     modules = dict(model.named_modules())
     layers = tuple(
         LayerTime(
@@ -195,13 +200,15 @@ def _summary(model: nn.Module, passes: Sequence[Spans]) -> LayerTimes:
             kind=layer_kind(modules[path]),
             params=sum(p.numel() for p in modules[path].parameters(recurse=False)),
             ms=ms,
+            least_ms=least_ms,
         )
-        for path, ms in took.items()
+        for path, (ms, least_ms) in took.items()
         if path is not _ELSEWHERE
     )
     return LayerTimes(
-        total_ms=sum(took.values()),
-        elsewhere_ms=took[_ELSEWHERE],
+        total_ms=sum(ms for ms, _ in took.values()),
+        elsewhere_ms=took[_ELSEWHERE][0],
+        elsewhere_least_ms=took[_ELSEWHERE][1],
         layers=layers,
         rounds=len(passes),
     )
