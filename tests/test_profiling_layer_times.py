@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from coa_compress.errors import ModelError, SettingError
 from coa_compress.hooks import watched_calls
+from coa_compress.profiling import layer_times
 from coa_compress.profiling.counting import macs_by_module
 from coa_compress.profiling.layer_times import layer_paths, measure_layer_times
 
@@ -125,6 +126,34 @@ def test_networks_take_turns_and_time_is_limited():
     measure_layer_times(nets, torch.zeros(1), rounds=3)
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
     assert measured(nn.Sequential(Sleeping(0.01)), max_seconds=0.001).rounds == 1
+
+
+def test_a_gpu_is_timed_by_events(monkeypatch):
+    ticks = iter([10.0, 12.5, 13.0, 14.0])
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.at = None
+
+        def record(self, stream):
+            self.at = next(ticks)
+
+        def synchronize(self):
+            assert self.at is not None
+
+        def elapsed_time(self, end):
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+
+    class OnDevice:
+        device = torch.device("cuda")
+
+    net = nn.Sequential(nn.Identity())
+    spans = layer_times._timed_pass(net, OnDevice())
+    assert spans == {(None, 0): 2.5, ("0", 0): 0.5, (None, 1): 1.0}
 
 
 @pytest.mark.parametrize(
