@@ -5,6 +5,7 @@ import re
 
 import jsonschema
 import pytest
+from torch import nn
 
 from coa_compress.artifacts import Reference
 from coa_compress.profiling.layer_times import LayerTime, LayerTimes
@@ -16,6 +17,9 @@ from coa_compress.report.html import to_html
 from coa_compress.report.layers import ELSEWHERE, describe_layers, layer_rows, shown_rows
 from coa_compress.report.markdown import to_markdown
 from coa_compress.report.reading import report_of
+from coa_compress.stages.files import save_pictures
+from coa_compress.stages.measure import Measure, MeasureSettings
+from coa_compress.stages.state import State
 
 SIZE = [1, 3, 8, 8]
 
@@ -228,6 +232,13 @@ def test_new_keys_follow_the_schema_and_are_read_again():
     assert (old.layer_times, list(old.references)) == (None, [])
     assert 'id="layers"' not in to_html(old)
     assert "Time by layer" not in to_markdown(old)
+
+
+def test_a_stage_done_by_an_older_version_has_no_times(tmp_path):
+    save_pictures(tmp_path, ())
+    (tmp_path / "measurements.json").write_text('{"measurements": {}, "notes": ["one"]}')
+    state = Measure(MeasureSettings()).load(State(teacher=nn.Identity()), tmp_path)
+    assert (state.layer_times, state.notes) == (None, ("one",))
 
 
 def test_the_pages_tell_the_same():

@@ -26,7 +26,7 @@ class MeasureSettings:
 
     Args:
         latency_rounds: Timed forward passes of each network, interleaved; the layers of teacher
-            and student are timed in as many, for at most two seconds.
+            and student are timed in as many, for about two seconds at most.
     """
 
     latency_rounds: PositiveInt = 20
