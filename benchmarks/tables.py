@@ -1,8 +1,8 @@
-"""Put the tables of the committed benchmark records into the pages that show them.
+"""Put what the committed benchmark records say into the pages and files that show it.
 
     python -m benchmarks.tables [--check]
 
-With ``--check`` nothing is written; the exit code is 1 if a page is not up to date.
+With ``--check`` nothing is written; the exit code is 1 if a page or a file is not up to date.
 """
 
 import argparse
@@ -69,9 +69,33 @@ TABLES = (
 """Every table that is made from a record."""
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A file that is made of a record as a whole.
+
+    Args:
+        page: Where it is, from the root of the repository.
+        record: Name of the record in ``benchmarks/results``.
+        render: Makes its text of the record.
+    """
+
+    page: str
+    record: str
+    render: Callable[[Mapping[str, Any]], str]
+
+
+DERIVED = (
+    Derived("coa_compress/tasks/dehazing/references.json", "frontier.json", frontier.references),
+)
+"""Every file that is made from a record."""
+
+
 def rendered(page: str) -> str:
-    """Return the text of a page with all its tables made anew."""
-    text = (_ROOT / page).read_text(encoding="utf-8")
+    """Return the text of a file made anew, or of a page with all its tables made anew."""
+    for derived in DERIVED:
+        if derived.page == page:
+            return derived.render(read_record(_RESULTS / derived.record))
+    text = _text(page)
     for table in TABLES:
         if table.page == page:
             text = with_table(text, table.name, table.render(read_record(_RESULTS / table.record)))
@@ -79,9 +103,14 @@ def rendered(page: str) -> str:
 
 
 def stale_pages() -> list[str]:
-    """Return the pages whose tables do not show the records."""
-    pages = dict.fromkeys(table.page for table in TABLES)
-    return [p for p in pages if (_ROOT / p).read_text(encoding="utf-8") != rendered(p)]
+    """Return the pages and files that do not show the records."""
+    pages = dict.fromkeys(made.page for made in (*TABLES, *DERIVED))
+    return [page for page in pages if _text(page) != rendered(page)]
+
+
+def _text(page: str) -> str:
+    path = _ROOT / page
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def main() -> int:

@@ -312,6 +312,25 @@ class History:
     validation: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A network that was measured before, to hold the networks of a run against.
+
+    Args:
+        name: What it is, for people.
+        params: Its parameters.
+        macs: Its multiply-accumulates for one example input.
+        example_size: Shape of that input.
+        measures: What it reached on test splits: measure name, then split name, then value.
+    """
+
+    name: str
+    params: int
+    macs: int
+    example_size: tuple[int, ...]
+    measures: Mapping[str, Mapping[str, float]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """One row of images for the report.

@@ -1,6 +1,6 @@
 """Forward hooks that are always removed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
@@ -35,3 +35,47 @@ def captured_outputs(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[st
 
             stack.callback(modules[path].register_forward_hook(keep).remove)
         yield outputs
+
+
+@contextmanager
+def watched_calls(
+    model: nn.Module,
+    paths: Sequence[str],
+    *,
+    enter: Callable[[str], None],
+    leave: Callable[[str], None],
+) -> Iterator[None]:
+    """Be told when some modules start and end; the hooks are gone on exit, whatever happens.
+
+    Args:
+        model: Any network.
+        paths: Dotted paths of the modules to watch; a module of two paths is watched once for each.
+        enter: Called with the path before each forward pass of the module.
+        leave: Called with the path after it, also when the pass failed.
+
+    Raises:
+        ModelError: If there is no module of a path.
+
+    >>> calls: list[str] = []
+    >>> net = nn.Sequential(nn.ReLU())
+    >>> with watched_calls(net, ["", "0"], enter=calls.append, leave=calls.append):
+    ...     _ = net(Tensor([1.0]))
+    >>> calls
+    ['', '0', '0', '']
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    with ExitStack() as stack:
+        for path in paths:
+            if path not in modules:
+                message = f"no module {path!r} in {type(model).__name__}"
+                raise ModelError(message)
+
+            def before(_module: nn.Module, _args: object, path: str = path) -> None:
+                enter(path)
+
+            def after(_module: nn.Module, _args: object, _output: object, path: str = path) -> None:
+                leave(path)
+
+            stack.callback(modules[path].register_forward_pre_hook(before).remove)
+            stack.callback(modules[path].register_forward_hook(after, always_call=True).remove)
+        yield

@@ -14,6 +14,7 @@ from coa_compress.artifacts import (
     Cut,
     ExpectedLosses,
     Picture,
+    Reference,
     Scores,
     Workload,
 )
@@ -161,6 +162,14 @@ class Explained(Protocol):
     @property
     def explanations(self) -> Mapping[str, str]:
         """One sentence on what a measure means, by the name of the measure."""
+
+
+@runtime_checkable
+class Comparable(Protocol):
+    """A task that knows what other networks reach on its test splits, for the report."""
+
+    def references(self) -> Sequence[Reference]:
+        """Return networks that were measured on exactly the inputs of the splits they name."""
 
 
 @runtime_checkable

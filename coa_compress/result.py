@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from coa_compress.errors import CoaWarning
-from coa_compress.protocols import Explained, Showable, Task
+from coa_compress.protocols import Comparable, Explained, Showable, Task
 from coa_compress.provenance import commit, machine, versions
 from coa_compress.recipe.assembly import plain_recipe
 from coa_compress.recipe.files import dump_recipe, recipe_digest
@@ -151,6 +151,8 @@ def make_report(
         stage_seconds=outcome.seconds,
         notes=state.notes,
         explanations=dict(task.explanations) if isinstance(task, Explained) else {},
+        layer_times=state.layer_times,
+        references=task.references() if isinstance(task, Comparable) else (),
     )
 
 

@@ -1,5 +1,6 @@
 """Benchmark records and the tables that pages show of them."""
 
+import json
 import re
 import sys
 
@@ -38,17 +39,22 @@ def test_the_check_fails_for_an_old_page_and_writing_mends_it(tmp_path, monkeypa
     monkeypatch.setattr(
         tables, "TABLES", (tables.Table("a", "page.md", "a.json", lambda r: r["benchmark"]),)
     )
+    derived = tables.Derived("made.json", "a.json", lambda r: f"[{r['benchmark']}]")
+    monkeypatch.setattr(tables, "DERIVED", (derived,))
     write_record(tmp_path / "a.json", new_record("mine", []))
     (tmp_path / "page.md").write_text(PAGE, encoding="utf-8")
 
     monkeypatch.setattr(sys, "argv", ["tables", "--check"])
     assert tables.main() == 1
-    assert "page.md: not up to date" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "page.md: not up to date" in said
+    assert "made.json: not up to date" in said
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == PAGE
 
     monkeypatch.setattr(sys, "argv", ["tables"])
     assert tables.main() == 0
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == PAGE.replace("old | \\1", "mine")
+    assert (tmp_path / "made.json").read_text(encoding="utf-8") == "[mine]"
     assert tables.stale_pages() == []
 
 
@@ -88,6 +94,21 @@ def test_a_record_of_another_version_is_refused(tmp_path):
 
     with pytest.raises(DataError, match="it is of another version: run the benchmark again"):
         read_record(tmp_path / "a.json")
+
+
+def test_the_frontier_gives_its_teacher_and_students_to_reports():
+    record = {**frontier_record(), "written": "2026-01-02T03:04:05Z"}
+    found = json.loads(frontier.references(record))
+
+    assert found["splits"].keys() == {"builtin"}
+    assert [(net["name"], net["measures"]["psnr_db"]["builtin"]) for net in found["networks"]] == [
+        ("teacher of 2026-01-02", 21.0),
+        ("student of 2026-01-02, 25% of the MACs", 20.5),
+    ]
+    newer = {**record, "test_digests": {"builtin": "x"}, "example_size": [1, 3, 64, 64]}
+    found = json.loads(frontier.references(newer))
+    assert found["splits"] == {"builtin": "x"}
+    assert found["networks"][0]["example_size"] == [1, 3, 64, 64]
 
 
 def test_the_frontier_shows_means_and_spreads():

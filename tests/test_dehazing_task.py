@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from coa_compress.errors import DataError, SettingError, WeightsError
 from coa_compress.protocols import (
     Adaptable,
+    Comparable,
     Deployable,
     Explained,
     Fingerprinted,
@@ -23,6 +25,7 @@ from coa_compress.protocols import (
 )
 from coa_compress.tasks.dehazing.data import DehazingData, spaced
 from coa_compress.tasks.dehazing.networks import HazeUNet
+from coa_compress.tasks.dehazing.references import known_networks
 from coa_compress.tasks.dehazing.settings import DehazingSettings, locations
 from coa_compress.tasks.dehazing.task import DehazingTask
 
@@ -83,7 +86,8 @@ class Brighter(nn.Module):
 
 
 def test_the_task_satisfies_every_protocol(builtin):
-    asked = (Task, Adaptable, Showable, Deployable, Fingerprinted, Rebuildable, Explained)
+    asked = (Task, Adaptable, Comparable, Showable, Deployable, Fingerprinted, Rebuildable)
+    asked += (Explained,)
     for protocol in asked:
         assert isinstance(builtin, protocol)
 
@@ -315,6 +319,27 @@ def test_a_file_that_is_gone_is_named(folders):
 
     with pytest.raises(DataError, match=r"cannot read .*3\.png: No such file"):
         task.fingerprint()
+
+
+def test_a_test_split_is_known_by_its_files_wherever_they_lie(folders, tmp_path):
+    before = task_on(folders).data.test_digests()
+    shutil.move(folders / "test", tmp_path / "moved")
+    moved = task_on(folders, test=str(tmp_path / "moved")).data.test_digests()
+    fewer = task_on(folders, test=str(tmp_path / "moved"), max_test_images=1).data.test_digests()
+
+    assert set(before) == {"one", "two"}
+    assert moved == before
+    assert all(fewer[split] != before[split] for split in before)
+
+
+def test_only_networks_that_saw_the_same_images_are_references(builtin, folders):
+    known = DehazingTask(DehazingSettings(teacher="random")).references()
+    assert len(known) > 1
+    assert all(set(network.measures["psnr_db"]) == {"builtin"} for network in known)
+    assert builtin.data.test_digests().keys() == {"builtin"}
+    assert builtin.references() == []
+    assert task_on(folders).references() == []
+    assert known_networks({"builtin": "another"}) == []
 
 
 def test_real_images_are_held_out_for_the_gate(folders):

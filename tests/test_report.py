@@ -1,6 +1,7 @@
 """The report of a made-up run: its document, its pages and its files."""
 
 import base64
+import html
 import io
 import json
 import math
@@ -25,14 +26,18 @@ from coa_compress.artifacts import (
 )
 from coa_compress.errors import DataError
 from coa_compress.gate import DomainMeasures, GateRules, judge
+from coa_compress.profiling.layer_times import LayerTime, LayerTimes
 from coa_compress.report import curves, figures, summary
 from coa_compress.report.closer import closer_look
 from coa_compress.report.content import Report, describe_allocation, describe_gate
 from coa_compress.report.document import schema, to_document, to_json
 from coa_compress.report.html import to_html
 from coa_compress.report.images import data_uri
+from coa_compress.report.layers import describe_layers
 from coa_compress.report.markdown import to_markdown
 from coa_compress.report.write import read_report, write_report
+
+ROLES = ("teacher", "student")
 
 
 def measured(macs, params, latency_ms, psnr_db, haze):
@@ -355,7 +360,7 @@ def test_the_page_is_whole_and_loads_nothing():
 
 
 def test_sections_come_in_order_and_only_when_there_is_something_to_say():
-    order = "comparison pictures adaptation widths training time recipe provenance notes"
+    order = "comparison frontier pictures adaptation widths training time recipe provenance notes"
     assert re.findall(r'<section id="(\w+)"', to_html(make_report())) == order.split()
     bare = to_html(Report(name="x", title="x", measurements={}))
     assert re.findall(r'<section id="(\w+)"', bare) == ["recipe"]
@@ -528,24 +533,67 @@ def test_what_cannot_be_compared_has_no_closer_look(row):
     to_html(Report(name="x", title="x", measurements={"teacher": {}}, pictures=[row]))
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser Chromium")
-def test_a_browser_shows_the_slider(tmp_path):
-    page = tmp_path / "report.html"
-    row = plain_row(hazy=200, teacher=100, student=90, truth=100)
-    page.write_text(to_html(make_report(pictures=[row])), encoding="utf-8")
+def in_browser(page, tmp_path):
+    """Return the document that Chromium makes of a page."""
+    path = tmp_path / "page.html"
+    path.write_text(page, encoding="utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-
     done = subprocess.run(
-        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()],
         capture_output=True,
         text=True,
         timeout=240,
         check=True,
     )
+    return done.stdout
 
-    (figure,) = re.findall(r'<figure class="compare".*?</figure>', done.stdout, flags=re.DOTALL)
+
+def make_layer_times():
+    kinds = ["Conv2d", "depthwise Conv2d", "BatchNorm2d"]
+    layers = tuple(
+        LayerTime(
+            path=f"encoder.stages.{number}.very_long_name_of_a_layer.value",
+            kind=kinds[number % 3],
+            params=100,
+            ms=1234.5 / (1 + number),
+            least_ms=1234.5 / (1 + number),
+        )
+        for number in range(20)
+    )
+    total_ms = sum(layer.ms for layer in layers) + 1
+    times = LayerTimes(
+        total_ms=total_ms, elsewhere_ms=1.0, elsewhere_least_ms=1.0, layers=layers, rounds=3
+    )
+    macs = {layer.path: 10**9 for layer in layers[::3]}
+    return describe_layers({"teacher": times, "student": times}, dict.fromkeys(ROLES, macs))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser Chromium")
+def test_nothing_is_wider_than_a_phone(tmp_path):
+    slow = {"adapted": measured(246_000_000, 270_000, 120.0, 26.6, 0.36)}
+    measurements = {**make_report().measurements, **slow}
+    page = to_html(make_report(layer_times=make_layer_times(), measurements=measurements))
+    assert 'class="blame"' in page
+    frame = f'<iframe width="390" height="800" srcdoc="{html.escape(page)}"></iframe>'
+    script = (
+        "<script>const frame = document.querySelector('iframe'); frame.onload = () => {"
+        "document.title = 'wide ' + frame.contentDocument.documentElement.scrollWidth}</script>"
+    )
+
+    shown = in_browser(f"<!doctype html><title></title>{frame}{script}", tmp_path)
+
+    (width,) = re.findall(r"<title>wide (\d+)</title>", shown.split("<iframe")[0])
+    assert int(width) <= 390
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser Chromium")
+def test_a_browser_shows_the_slider(tmp_path):
+    row = plain_row(hazy=200, teacher=100, student=90, truth=100)
+
+    shown = in_browser(to_html(make_report(pictures=[row])), tmp_path)
+
+    (figure,) = re.findall(r'<figure class="compare".*?</figure>', shown, flags=re.DOTALL)
     assert "hidden" not in figure.split(">")[0]
     assert "--at: 50%" in figure
-    shown = re.findall(r'<img[^>]*src="(data:image/jpeg[^"]*)"', figure)
-    assert len(shown) == 2
-    assert shown[0] != shown[1]
+    left, right = re.findall(r'<img[^>]*src="(data:image/jpeg[^"]*)"', figure)
+    assert left != right

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from coa_compress.errors import ModelError
+from coa_compress.hooks import watched_calls
 from coa_compress.profiling.modes import evaluating
 
 _logger = logging.getLogger(__name__)
@@ -184,15 +185,10 @@ def _visible_attention() -> Iterator[None]:
 @contextmanager
 def _tracked(model: nn.Module, active: list[str]) -> Iterator[None]:
     """Keep the paths of the running modules in a list, by hooks that are gone on exit."""
-    with ExitStack() as stack:
-        for path, module in model.named_modules():
-
-            def enter(_module: nn.Module, _args: object, path: str = path) -> None:
-                active.append(path)
-
-            def leave(_module: nn.Module, _args: object, _output: object) -> None:
-                active.pop()
-
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+    paths = [path for path, _ in model.named_modules()]
+    with watched_calls(model, paths, enter=active.append, leave=lambda _path: _pop_(active)):
         yield
+
+
+def _pop_(active: list[str]) -> None:
+    active.pop()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from coa_compress.artifacts import Allocation, Budget, History, Picture, Scores
+from coa_compress.artifacts import Allocation, Budget, History, Picture, Reference, Scores
 from coa_compress.gate import Gate
 
 Measurements = Mapping[str, Mapping[str, Any]]
@@ -37,6 +37,11 @@ class Report:
         stage_seconds: Wall-clock time of each stage, in order.
         notes: Sentences the reader must not miss: weak points, refusals, patches.
         explanations: A sentence on what a measure means, by measure, from the task.
+        layer_times: Where the time of teacher and student goes: ``rounds``, ``total_ms`` by role,
+            ``layers`` (each with ``name``, ``kind``, and by role ``ms``, ``least_ms``, ``macs`` and
+            ``params``) and ``elsewhere`` with ``ms``, ``least_ms`` and ``macs``; None where it was
+            not measured.
+        references: Other networks on the same test splits, from the task.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Report:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     explanations: Mapping[str, str] = field(default_factory=dict)
+    layer_times: Mapping[str, Any] | None = None
+    references: Sequence[Reference] = ()
 
 
 def describe_allocation(

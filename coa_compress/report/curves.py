@@ -67,7 +67,17 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
+    """From values to coordinates.
+
+    Args:
+        low: Least value.
+        high: Largest value, above the least.
+        begin: Coordinate of the least.
+        end: Coordinate of the largest.
+        logarithmic: Whether equal quotients have equal distances; both limits are above 0 then.
+    """
+
     low: float
     high: float
     begin: float
@@ -75,6 +85,7 @@ class _Axis:
     logarithmic: bool
 
     def at(self, value: float) -> float:
+        """Return the coordinate of a value."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -129,22 +140,34 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [value for value in values if low * 0.999 <= value <= high * 1.001]
 
 
+def widened(low: float, high: float, *, margin: float) -> tuple[float, float]:
+    """Return limits with room around them, also where both are the same.
+
+    >>> widened(0.0, 10.0, margin=0.1), widened(20.0, 20.0, margin=0.1)
+    ((-1.0, 11.0), (19.0, 21.0))
+    """
+    if high - low <= max(_TINY, 1e-6 * max(abs(low), abs(high))):
+        around = max(0.5, 0.05 * abs(low))
+        return low - around, high + around
+    return low - margin * (high - low), high + margin * (high - low)
+
+
 def _finite(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     pairs = [(float(x), float(y)) for x, y in points if is_number(y) and abs(y) < _HUGE]
     every = max(1, math.ceil(len(pairs) / _MOST_POINTS))
     return pairs[::-every][::-1]
 
 
-def _step_axis(curves: Iterable[Points]) -> _Axis:
+def _step_axis(curves: Iterable[Points]) -> Axis:
     last = max((x for points in curves for x, _ in points), default=0.0)
-    return _Axis(0.0, max(1.0, last), _LEFT, WIDTH - _RIGHT, logarithmic=False)
+    return Axis(0.0, max(1.0, last), _LEFT, WIDTH - _RIGHT, logarithmic=False)
 
 
-def _chart(title: str, curves: dict[str, Points], x_axis: _Axis, *, logarithmic: bool) -> Chart:
+def _chart(title: str, curves: dict[str, Points], x_axis: Axis, *, logarithmic: bool) -> Chart:
     ys = [y for points in curves.values() for _, y in points]
     logarithmic = logarithmic and min(ys) > _TINY and max(ys) / min(ys) > _LOG_FROM
-    y_low, y_high = _log_limits(ys) if logarithmic else _widened(min(ys), max(ys), margin=0.06)
-    y_axis = _Axis(y_low, y_high, HEIGHT - _BOTTOM, _TOP, logarithmic=logarithmic)
+    y_low, y_high = _log_limits(ys) if logarithmic else widened(min(ys), max(ys), margin=0.06)
+    y_axis = Axis(y_low, y_high, HEIGHT - _BOTTOM, _TOP, logarithmic=logarithmic)
     y_values = log_ticks(y_low, y_high) if logarithmic else ticks(y_low, y_high)
     return Chart(
         title=title,
@@ -155,23 +178,16 @@ def _chart(title: str, curves: dict[str, Points], x_axis: _Axis, *, logarithmic:
     )
 
 
-def _line(name: str, points: Points, x_axis: _Axis, y_axis: _Axis) -> Line:
+def _line(name: str, points: Points, x_axis: Axis, y_axis: Axis) -> Line:
     places = list(_places(points, x_axis, y_axis))
     text = " ".join(f"{x:g},{y:g}" for x, y in places)
     return Line(name, significant(points[-1][1]), text, places[-1])
 
 
-def _places(points: Points, x_axis: _Axis, y_axis: _Axis) -> Iterator[tuple[float, float]]:
+def _places(points: Points, x_axis: Axis, y_axis: Axis) -> Iterator[tuple[float, float]]:
     for x, y in points:
         yield x_axis.at(x), y_axis.at(y)
 
 
 def _log_limits(values: Sequence[float]) -> tuple[float, float]:
     return min(values) / 1.15, max(values) * 1.15
-
-
-def _widened(low: float, high: float, *, margin: float) -> tuple[float, float]:
-    if high - low <= max(_TINY, 1e-6 * max(abs(low), abs(high))):
-        around = max(0.5, 0.05 * abs(low))
-        return low - around, high + around
-    return low - margin * (high - low), high + margin * (high - low)

@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
 from torch import Tensor
 
+from coa_compress.report.blame import blame
 from coa_compress.report.content import Report
 from coa_compress.report.summary import final_role, headline
 
@@ -58,6 +60,9 @@ def to_document(report: Report) -> dict[str, Any]:
         "stage_seconds": report.stage_seconds,
         "notes": report.notes,
         "explanations": report.explanations,
+        "layer_times": report.layer_times,
+        "blame": None if (found := blame(report)) is None else asdict(found),
+        "references": [asdict(reference) for reference in report.references],
     }
     return {key: _plain(value, key) for key, value in values.items()}
 

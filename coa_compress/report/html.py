@@ -9,10 +9,12 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 from torch import Tensor
 
 from coa_compress.artifacts import Picture
-from coa_compress.report import curves, figures, summary
+from coa_compress.report import curves, figures, frontier, layers, summary
+from coa_compress.report.blame import blame
 from coa_compress.report.closer import closer_look
 from coa_compress.report.content import Report
 from coa_compress.report.images import data_uri
@@ -120,12 +122,23 @@ def to_html(report: Report) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+    environment.filters |= {"code_spans": _code_spans, "significant": figures.significant}
+    return environment
+
+
+def _code_spans(sentence: str) -> Markup:
+    """Return a sentence as HTML in which what stands between backticks is code."""
+    parts = enumerate(sentence.split("`"))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in parts
     )
 
 
@@ -145,6 +158,11 @@ def _values(report: Report) -> dict[str, Any]:
         "columns": titles,
         "costs": summary.cost_rows(report),
         "measures": [(label, list(rows)) for label, rows in measures],
+        "plots": frontier.plots(report),
+        "plot": frontier,
+        "layer_bars": _layer_bars(report),
+        "layer_rows": layers.shown_rows(layers.layer_rows(report)),
+        "blame": blame(report),
         "rows": [_row(picture, list(report.measurements)) for picture in report.pictures],
         "rules": summary.gate_rules(report),
         "gate_margin": summary.gate_margin(report),
@@ -162,9 +180,11 @@ def _values(report: Report) -> dict[str, Any]:
 def _links(report: Report) -> list[tuple[str, str]]:
     present = {
         "comparison": report.measurements,
+        "frontier": frontier.plots(report),
         "pictures": report.pictures,
         "adaptation": report.gate is not None,
         "widths": report.allocation.get("groups"),
+        "layers": layers.layer_rows(report),
         "training": report.histories,
         "time": _seconds(report),
         "recipe": True,
@@ -205,6 +225,21 @@ def _width_bars(report: Report) -> list[Bar]:
             )
         )
     return bars
+
+
+def _layer_bars(report: Report) -> list[Bar]:
+    rows = layers.shown_rows(layers.layer_rows(report))
+    longest = max((max(row.teacher_ms, row.student_ms) for row in rows), default=0.0) or 1.0
+    return [
+        Bar(
+            label=row.label,
+            text=f"{figures.significant(row.teacher_ms)} → {figures.significant(row.student_ms)}",
+            part=round(100 * row.student_ms / longest, 2),
+            track=round(100 * row.teacher_ms / longest, 2),
+            detail=row.time_kept,
+        )
+        for row in rows
+    ]
 
 
 _KEPT = (

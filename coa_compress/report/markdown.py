@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from coa_compress.report import figures, summary
+from coa_compress.report import figures, frontier, layers, summary
+from coa_compress.report.blame import blame
 from coa_compress.report.content import Report
 
 
@@ -17,8 +18,10 @@ def to_markdown(report: Report) -> str:
     sections = [
         ["# " + _text(report.title), summary.headline(report)],
         _comparison(report),
+        _others(report),
         _gate(report),
         _widths(report),
+        _layers(report),
         _losses(report),
         _times(report),
         _recipe(report),
@@ -45,6 +48,31 @@ def _comparison(report: Report) -> list[str]:
         "In brackets: costs as a fraction of the teacher's, measures as the difference from it, "
         "and ranges.",
         "\n".join(explained),
+    ]
+
+
+def _others(report: Report) -> list[str]:
+    measure, splits = frontier.measure(report)
+    lines = [
+        [
+            reference.name,
+            figures.cost("params", reference.params),
+            figures.cost("macs", reference.macs),
+            *(figures.score(measure, reference.measures[measure].get(split)) for split in splits),
+        ]
+        for reference in report.references
+        if measure in reference.measures
+    ]
+    if not lines:
+        return []
+    title = f"{figures.label(measure)} ({figures.unit(measure)})"
+    head = ["network", "parameters", "MACs", *(f"{title}, {split}" for split in splits)]
+    sizes = dict.fromkeys(reference.example_size for reference in report.references)
+    inputs = " and ".join(" x ".join(map(str, size)) for size in sizes)
+    return [
+        "## Earlier benchmarks on the same test images",
+        _table(head, lines),
+        f"MACs for an input of {inputs}.",
     ]
 
 
@@ -86,6 +114,26 @@ def _widths(report: Report) -> list[str]:
         return []
     head = ["channel group", "teacher", "student", "importance kept"]
     return ["## Widths", _table(head, lines)]
+
+
+def _layers(report: Report) -> list[str]:
+    lines = [
+        [
+            f"`{row.label}`" if row.kind else row.label,
+            row.kind,
+            figures.significant(row.teacher_ms),
+            figures.significant(row.student_ms),
+            row.time_kept,
+            row.macs_kept,
+        ]
+        for row in layers.shown_rows(layers.layer_rows(report))
+    ]
+    if not lines:
+        return []
+    head = ["layer", "kind", "teacher, ms", "student, ms", "time kept", "MACs kept"]
+    found = blame(report)
+    reasons = [] if found is None else [found.summary, _bullets(found.layers), found.advice]
+    return ["## Time by layer", *reasons, _table(head, lines)]
 
 
 def _losses(report: Report) -> list[str]:

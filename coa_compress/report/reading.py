@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coa_compress.artifacts import History, Picture
+from coa_compress.artifacts import History, Picture, Reference
 from coa_compress.report.content import Report
 
 
@@ -33,7 +33,13 @@ def report_of(values: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Re
         stage_seconds=values["stage_seconds"],
         notes=values["notes"],
         explanations=values.get("explanations", {}),
+        layer_times=values.get("layer_times"),
+        references=[_reference(found) for found in values.get("references", ())],
     )
+
+
+def _reference(found: Mapping[str, Any]) -> Reference:
+    return Reference(**{**found, "example_size": tuple(found["example_size"])})
 
 
 def _history(found: Mapping[str, Any]) -> History:

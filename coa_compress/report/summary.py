@@ -17,7 +17,9 @@ _COSTS = (
     "macs_fvcore",
     "macs_thop",
 )
-_AGAINST_TEACHER = "_to_teacher_db"
+AGAINST_TEACHER = "_to_teacher_db"
+"""Ending of measures that hold an output against the teacher's, whose own figure says nothing."""
+
 _SPREAD = frozenset({"latency_p10_ms", "latency_p90_ms"})
 
 
@@ -203,7 +205,7 @@ def _change_of_skill(report: Report) -> str:
     for measure in _measures(report):
         if figures.unit(measure) != "dB":
             continue
-        if measure.endswith(_AGAINST_TEACHER):
+        if measure.endswith(AGAINST_TEACHER):
             return _likeness(report, measure)
         changes = [
             student - teacher

@@ -49,6 +49,7 @@ class State:
         gate: The verdict on the adaptation.
         histories: Losses of each training stage by name.
         measurements: By role, then by measure.
+        layer_times: Where the time of teacher and student goes, or None where nobody looked.
         pictures: Rows of images for the report.
         notes: Sentences for the report.
     """
@@ -66,6 +67,7 @@ class State:
     gate: Gate | None = None
     histories: Mapping[str, History] = field(default_factory=dict)
     measurements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    layer_times: Mapping[str, Any] | None = None
     pictures: Sequence[Picture] = ()
     notes: tuple[str, ...] = ()
 

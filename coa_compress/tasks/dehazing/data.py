@@ -204,6 +204,10 @@ class DehazingData:
             images = simulated_real("test") if builtin else self.gate.images
         return PhotographSource(spaced(images, self._settings.max_test_images), self.cache)
 
+    def test_digests(self) -> dict[str, str]:
+        """Return what identifies the images of each test split, wherever its folder lies."""
+        return {name: split_digest(examples) for name, examples in self.test.items()}
+
     @property
     def _n_stopping(self) -> int:
         return min(_MOST_STOPPING, len(self._real_split[0]) // 10)
@@ -284,6 +288,19 @@ def splits_of(
         name = path.name if path.name not in splits else f"{path.parent.name}_{path.name}"
         splits[name] = (*splits.get(name, ()), *spaced(examples, limit))
     return splits
+
+
+def split_digest(examples: Sequence[Example]) -> str:
+    """Return a digest of the names and file sizes of examples, 16 hexadecimal digits.
+
+    Built-in examples, which have no files, count by the version of the built-in images. A file
+    that is gone counts as empty.
+    """
+    digest = hashlib.sha256()
+    for example in examples:
+        sizes = [path.stat().st_size if path.is_file() else 0 for path in example.files]
+        digest.update(f"{example.name} {sizes or _BUILTIN_VERSION}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def spaced(items: Sequence[T], limit: int | None) -> Sequence[T]:

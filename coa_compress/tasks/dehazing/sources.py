@@ -31,10 +31,12 @@ class Example:
     Args:
         name: What the report calls it.
         load: Return the hazy image and its truth, float32, shape ``(3, height, width)``.
+        files: What it is read from; none for a built-in one.
     """
 
     name: str
     load: Callable[[], tuple[Tensor, Tensor]]
+    files: tuple[Path, ...] = ()
 
 
 class Source(Protocol):
@@ -131,12 +133,13 @@ class PhotographSource:
 
 def pair_example(pair: Pair, cache: ImageCache) -> Example:
     """Return a pair on disk as an example."""
-    return Example(pair.name, partial(_load_pair, pair, cache))
+    return Example(pair.name, partial(_load_pair, pair, cache), (pair.hazy, pair.clear))
 
 
 def scene_example(scene: Scene | SceneFile, cache: ImageCache) -> Example:
     """Return a scene under haze that depends on nothing but its name."""
-    return Example(scene.name, partial(_load_scene, scene, cache))
+    files = (scene.clear, scene.depth) if isinstance(scene, SceneFile) else ()
+    return Example(scene.name, partial(_load_scene, scene, cache), files)
 
 
 def name_digest(name: str) -> int:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from coa_compress.artifacts import Batch, Picture
+from coa_compress.artifacts import Batch, Picture, Reference
 from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import WeightsError
 from coa_compress.gate import DomainMeasures
@@ -33,6 +33,7 @@ from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
 from coa_compress.tasks.dehazing.monitoring import monitor
 from coa_compress.tasks.dehazing.networks import HazeUNet
 from coa_compress.tasks.dehazing.no_reference import no_reference
+from coa_compress.tasks.dehazing.references import known_networks
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.showing import show_models
 from coa_compress.tasks.dehazing.sources import PhotographSource
@@ -173,6 +174,10 @@ class DehazingTask:
     def pictures(self, models: Mapping[str, nn.Module]) -> Sequence[Picture]:
         """Return rows of images: hazy, the output of each model by name, the truth."""
         return show_models(models, self.data, tile=self.settings.tile)
+
+    def references(self) -> Sequence[Reference]:
+        """Return the networks of the committed benchmarks that saw the same test images."""
+        return known_networks(self.data.test_digests())
 
     def apply_folder(
         self, model: nn.Module, source: Path, out: Path, progress: Progress
