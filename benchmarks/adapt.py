@@ -145,7 +145,9 @@ class _Bench:
         began, model = time.perf_counter(), self.student
         if variant != _STUDENT:
             stage = Adapt(_recipe(VARIANTS[variant], self.arguments).stages["adapt"])
-            model, _ = stage.adapt(self.student, self._context(seed))
+            model, _ = stage.adapt(
+                self.student, self._context(seed), teacher=self.task.build_teacher()
+            )
         seconds = time.perf_counter() - began
         return {"measures": self.task.measure(model), "seconds": seconds}
 

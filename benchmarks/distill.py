@@ -31,7 +31,7 @@ from coa_compress.stages.order import in_rounds
 from coa_compress.stages.prune import Prune, PruneSettings
 from coa_compress.stages.refit import Refit, RefitSettings
 from coa_compress.stages.score import Score, ScoreSettings
-from coa_compress.stages.state import Context, Stage, State
+from coa_compress.stages.state import Context, Stage, State, needed
 from coa_compress.structure.analysis import analyze
 from coa_compress.tasks.dehazing.data import spaced
 from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
@@ -64,6 +64,14 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings of the distill stage by name; what is not named is the default."""
 
+RANDOM_START: Mapping[str, str] = {
+    "random_truth": "truth",
+    "random_output": "output",
+    "random_l2": "l2",
+    "random_l2_strong": "l2_strong",
+}
+"""The same settings for a student of the same widths that starts from random weights."""
+
 
 def main(given: Sequence[str] | None = None) -> None:
     """Make the rows that are missing and print the table.
@@ -92,7 +100,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def distill_settings(variant: str, steps: int) -> DistillSettings:
     """Return the settings of a variant; the steps of its rounds are ``steps`` in all."""
-    settings = DistillSettings(**VARIANTS[variant])
+    settings = DistillSettings(**VARIANTS[RANDOM_START.get(variant, variant)])
     each = max(1, steps // settings.rounds)
     last = max(1, steps - (settings.rounds - 1) * each)
     training = TrainingSettings(steps=last, batch_size=_BATCH, validate_every=last)
@@ -104,13 +112,14 @@ def returned(record: Mapping[str, Any], variant: str) -> list[float]:
     """Return, for each seed, which part of the gap a variant returns.
 
     The gap is that between the PSNR against the truth of the student that was trained without a
-    teacher and that of the teacher, averaged over the splits.
+    teacher from the same start and that of the teacher, averaged over the splits.
     """
+    without = "random_truth" if variant in RANDOM_START else "truth"
     teacher = _mean_truth(record["teacher"])
     of = {(row["variant"], row["seed"]): _mean_truth(row["psnr_db"]) for row in record["rows"]}
     found = []
     for (name, seed), value in of.items():
-        alone = of.get(("truth", seed))
+        alone = of.get((without, seed))
         if name == variant and alone is not None:
             found.append((value - alone) / (teacher - alone))
     return found
@@ -127,7 +136,7 @@ def render(record: Mapping[str, Any]) -> str:
         rows = [row for row in record["rows"] if row["variant"] == name]
         line = _line(f"`{name}`", [row["psnr_db"] for row in rows], head)
         line[-2] = _shown([row["validation_db"] for row in rows])
-        line[-1] = _shown(returned(record, name), percent=True) if name != "truth" else "0%"
+        line[-1] = _shown(returned(record, name), percent=True)
         lines.append(line)
     truth = [f"{values['truth']:.2f}" for values in record["teacher"].values()]
     lines.append(["(teacher)", "", *truth, *["" for _ in splits], "", "100%"])
@@ -201,7 +210,8 @@ class _Subject:
         """Return what a variant reaches."""
         settings = distill_settings(name, arguments.steps)
         if settings.rounds == 1:
-            after = Distill(settings).run(self.state, self.context)
+            before = self._from_random() if name in RANDOM_START else self.state
+            after = Distill(settings).run(before, self.context)
         else:
             stages = in_rounds([*_cutting(arguments.keep), Distill(settings)])
             after = _after(stages, State(teacher=self.state.teacher), self.context)
@@ -211,6 +221,15 @@ class _Subject:
             "validation_db": history.validation[-1][1],
             "losses": {n: [values[0], values[-1]] for n, values in history.losses.items()},
         }
+
+    def _from_random(self) -> State:
+        """Return the state with a student of the same widths that knows nothing of the teacher."""
+        untrained = DehazingTask(
+            DehazingSettings(teacher="random"), seed=self.context.seed
+        ).build_teacher()
+        kept = needed(self.state.allocation, "an allocation", "distill", "allocate").kept
+        cut = analyze(untrained, self.context.example).cut(kept)
+        return replace(self.state, student=cut.student)
 
     def psnr_db(self, model: nn.Module | None) -> dict[str, dict[str, float]]:
         """Return mean PSNR by split: against the truth and against the teacher's output."""
@@ -302,7 +321,8 @@ def _mean_truth(psnr: Mapping[str, Mapping[str, float]]) -> float:
 
 def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.distill", description=__doc__)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    known = [*VARIANTS, *RANDOM_START]
+    parser.add_argument("--variants", nargs="+", choices=known, default=known)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=float, default=0.125, help="part of the MACs that is kept")
     parser.add_argument("--steps", type=int, default=400)

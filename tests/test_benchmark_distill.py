@@ -35,6 +35,12 @@ def test_the_gap_is_that_of_the_same_seed():
     assert distill.returned({**RECORD, "rows": [row("l2", 0, 22.0)]}, "l2") == []
 
 
+def test_a_student_of_random_weights_is_held_against_one_of_random_weights():
+    rows = [row("truth", 0, 20.0), row("random_truth", 0, 16.0), row("random_l2", 0, 20.0)]
+
+    assert distill.returned({**RECORD, "rows": rows}, "random_l2") == [0.5]
+
+
 def test_the_table_has_a_line_for_each_variant():
     table = distill.render(RECORD)
 
@@ -52,7 +58,7 @@ def test_every_variant_is_a_setting():
         DistillSettings(**variant)
 
 
-@pytest.mark.parametrize("variant", distill.VARIANTS)
+@pytest.mark.parametrize("variant", [*distill.VARIANTS, *distill.RANDOM_START])
 def test_every_variant_has_the_same_steps_in_all(variant):
     settings = distill.distill_settings(variant, 401)
 
