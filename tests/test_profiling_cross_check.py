@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from coa_compress.errors import ModelError, SettingError
-from coa_compress.profiling.counting import count_macs
 from coa_compress.profiling import cross_check as module
+from coa_compress.profiling.counting import count_macs
 from coa_compress.profiling.cross_check import cross_check, cross_check_macs, explain_difference
 
 
@@ -116,5 +116,5 @@ def test_the_differences_add_up_to_that_of_the_totals():
 
 def test_a_missing_tool_is_named(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "thop" else object())
-    with pytest.raises(ModelError, match="thop not installed, .*: pip install thop"):
+    with pytest.raises(ModelError, match=r"thop not installed, .*: pip install thop"):
         cross_check(nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 4, 4))

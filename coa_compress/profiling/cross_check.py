@@ -69,11 +69,13 @@ class CrossCheck:
     """What other tools count, and where they differ.
 
     Args:
+        macs: Our total.
         macs_fvcore: Total of fvcore; None where it fails on this network.
         macs_thop: Total of thop; likewise.
         differences: Tool by tool, largest first; they add up to the difference of the totals.
     """
 
+    macs: int
     macs_fvcore: int | None
     macs_thop: int | None
     differences: tuple[Difference, ...]
@@ -102,6 +104,7 @@ def cross_check(model: nn.Module, example: Tensor) -> CrossCheck:
     found = _by_operator(model, example)
     ours = {"fvcore": _our_operators(model, example), "thop": _our_classes(model, example)}
     return CrossCheck(
+        macs=sum(ours["fvcore"].values()),
         **{
             f"macs_{tool}": None if theirs is None else int(sum(theirs.values()))
             for tool, theirs in found.items()
