@@ -283,3 +283,14 @@ def test_every_way_to_run_is_said():
     text = profile_text(profile_network(Plain(), torch.zeros(1, 3, 4, 4), sweep))
     assert "run as       bf16, channels last\n" in text
     assert f"a CPU, {torch.get_num_threads()} CPU threads" in text
+
+
+def test_another_engine_has_its_own_columns():
+    sweep = Sweep(shapes=[(1, 3, 4, 4)], device="a CPU", execution=Execution(), rounds=3)
+    engine = ("another", lambda example: nn.Identity())
+
+    profile = profile_network(Plain(), torch.zeros(1, 3, 4, 4), sweep, engine=engine)
+
+    assert profile.rows[0].other.by_torch < 1
+    head = profile_text(profile).split("\n\n")[1].splitlines()[0]
+    assert head.split()[-4:] == ["another", "by", "torch", "p10-p90"]

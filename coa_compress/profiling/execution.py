@@ -79,6 +79,14 @@ class Prepared:
     example: Tensor
 
 
+def forget_compiled() -> None:
+    """Drop what ``torch.compile`` made: after a few sizes of one network it compiles no more.
+
+    Networks that were prepared before are compiled again at their next pass.
+    """
+    torch.compiler.reset()
+
+
 @contextmanager
 def prepared(model: nn.Module, example: Tensor, execution: Execution) -> Iterator[Prepared]:
     """Make a copy of a network ready to run; settings of torch are put back on exit.
@@ -111,7 +119,6 @@ def prepared(model: nn.Module, example: Tensor, execution: Execution) -> Iterato
     with _products_in(execution.dtype):
         compiled = plain
         if execution.compiled:
-            torch.compiler.reset()  # a size seen before would make the next one dynamic
             compiled = _compiled(plain)
             with evaluating(plain):
                 compiled(given)  # whoever times it does not wait for the compiler

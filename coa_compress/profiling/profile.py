@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coa_compress.errors import CoaError, ModelError, SettingError
 from coa_compress.profiling.counting import Work, count_params, file_bytes, work_by_module
-from coa_compress.profiling.execution import Execution, Prepared, prepared
+from coa_compress.profiling.execution import Execution, Prepared, forget_compiled, prepared
 from coa_compress.profiling.memory import peak_memory_mb
 from coa_compress.profiling.timing import Latency, compare_latency, measure_latency_ms
 from coa_compress.protocols import Progress, no_progress
@@ -227,6 +227,8 @@ def _row_or_note(
 def _row(
     model: nn.Module, example: Tensor, sweep: Sweep, engine: tuple[str, EngineBuilder] | None
 ) -> tuple[Row, dict[str, Work]]:
+    if sweep.execution.compiled:
+        forget_compiled()
     with prepared(model, example, sweep.execution) as network:
         works = work_by_module(network.plain, network.example)
         total = sum(works.values(), Work())
