@@ -154,11 +154,13 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    source = open_source("builtin:teacher", size=(arguments.size, arguments.size))
+    size = (arguments.size, arguments.size)
+    source = open_source("builtin:teacher", size=size)
     student = None
     if "engine" in arguments.parts:
         runs = []
         for _ in range(arguments.repeats):
+            source = open_source("builtin:teacher", size=size)  # a new one has drawn no images
             seconds, state = engine_seconds(source, keep=arguments.keep, device=arguments.device)
             runs.append(seconds)
             student = state.student

@@ -1,7 +1,9 @@
 """``coa-compress profile``: sweeps, ways to run, engines, cross-checks, and what it refuses."""
 
 import json
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +74,14 @@ def test_a_sweep_has_a_row_for_each_batch_at_each_size(call):
         assert row["peak_memory_mb"] > 0
     assert sum(layer["macs"] for layer in found["layers"]) == found["rows"][0]["macs"]
     assert sum(layer["activations"] for layer in found["layers"]) == 11 * 16 * 24
+
+
+def test_every_field_of_the_json_is_documented(call):
+    page = (Path(__file__).parents[1] / "docs" / "speed.md").read_text(encoding="utf-8")
+    found = profiled(call, PLAIN, "--size", "8x8")
+    nested = [*found["rows"][0], *found["rows"][0]["latency"], *found["layers"][0]]
+    for name in [*found, *found["execution"], *nested]:
+        assert re.search(rf"`[\w.\[\]]*\b{name}\b(\[\])?`", page), name
 
 
 def test_what_does_not_fit_is_noted_and_the_sweep_goes_on(call):

@@ -55,6 +55,8 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+        # threads that spin after a pass would take the processor from the next pass of torch
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         provider: Any = (_provider(device), {"device_id": device.index or 0})
         if device.type == "cpu":
             provider = _provider(device)
