@@ -257,7 +257,7 @@ def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", nargs="+", default=list(_SIZES), help="height x width")
     formats = ["fp32", "tf32", "fp16", "bf16"]
     parser.add_argument("--dtype", nargs="+", choices=formats, default=["fp32", "fp16"])
-    parser.add_argument("--mode", nargs="+", choices=list(MODES), default=["eager", "compiled"])
+    parser.add_argument("--mode", nargs="+", choices=list(MODES), help="else eager and compiled")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--json", type=Path, default=_JSON)
     parser.add_argument("--quick", action="store_true", help="a dry run: small images, few rounds")
@@ -265,9 +265,10 @@ def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     if arguments.quick:
         arguments.size, arguments.rounds, arguments.keep = ["64x64", "96x128"], 3, [0.25]
         arguments.dtype = ["fp32", "bf16"]
-        arguments.mode = [mode for mode in arguments.mode if mode != "compiled"]
+        arguments.mode = arguments.mode or ["eager"]
         if arguments.json == _JSON:
             arguments.json = _JSON.with_name("latency-quick.json")
+    arguments.mode = arguments.mode or ["eager", "compiled"]
     if not all(0.0 < keep < 1.0 for keep in arguments.keep):
         message = f"--keep must be fractions in (0, 1), got {arguments.keep}"
         raise SettingError(message)

@@ -105,6 +105,7 @@ def test_what_does_not_fit_is_noted_and_the_sweep_goes_on(call):
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), True),
         (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("onnxruntime: Failed to allocate memory for requested buffer"), True),
         (RuntimeError("shapes differ"), False),
         (ValueError("out of memory"), False),
     ],
@@ -217,6 +218,24 @@ def test_onnx_runtime_returns_what_torch_does(tmp_path):
     other(image)
 
     torch.testing.assert_close(other.output(), net(image).detach())
+
+
+def test_an_error_of_onnx_runtime_is_one_of_torch(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    state = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+    net, image = Plain().eval(), torch.rand(1, 3, 8, 8)
+    export_onnx(net, image, tmp_path / "net.onnx")
+    other = onnx_runtime.OnnxNetwork(tmp_path / "net.onnx", image, threads=1)
+
+    class Broken:
+        def run_with_iobinding(self, binding):
+            message = "Failed to allocate memory for requested buffer of size 9"
+            raise state.RuntimeException(message)
+
+    monkeypatch.setattr(other, "_session", Broken())
+    with pytest.raises(RuntimeError, match="onnxruntime: Failed to allocate memory") as caught:
+        other(image)
+    assert profiling.is_out_of_memory(caught.value)
 
 
 def test_the_cross_check_stands_beside_the_count(call):

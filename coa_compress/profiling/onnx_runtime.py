@@ -75,14 +75,28 @@ class OnnxNetwork(nn.Module):
 
         Args:
             given: Not read: the input was bound when this was made.
+
+        Raises:
+            RuntimeError: If ONNX Runtime cannot, such as for want of memory.
         """
         del given
-        self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
+        try:
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+        except _errors_of_onnx_runtime() as error:
+            message = f"onnxruntime: {error}"
+            raise RuntimeError(message) from None
 
     def output(self) -> Tensor:
         """Return what the last pass gave, on the CPU."""
         return torch.from_numpy(self._binding.copy_outputs_to_cpu()[0])
+
+
+def _errors_of_onnx_runtime() -> tuple[type[Exception], ...]:
+    """Return what a pass raises: these share no class with what torch raises."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (state.Fail, state.RuntimeException, state.EPFail, state.NotImplemented)
 
 
 def _provider(device: torch.device) -> str:

@@ -23,7 +23,10 @@ OUT_OF_MEMORY = "out of memory"
 """Note of a row that did not fit."""
 
 _BROKEN_PASS = (RuntimeError, TypeError, ValueError, LookupError, NotImplementedError)
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory"),
+    "failed to allocate memory",  # ONNX Runtime
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
