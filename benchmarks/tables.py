@@ -18,10 +18,12 @@ from benchmarks import (
     distill,
     frontier,
     importance,
+    latency,
     measures,
     model_card,
     prune,
     scenes,
+    speed,
 )
 from benchmarks.records import read_record, with_table
 from coa_compress.atomic import write_atomic
@@ -39,12 +41,14 @@ class Table:
         page: Where it stands, from the root of the repository.
         record: Name of the file in ``benchmarks/results``.
         render: Makes Markdown of the record.
+        awaited: The page may stand without the table until there is a record.
     """
 
     name: str
     page: str
     record: str
     render: Callable[[Mapping[str, Any]], str]
+    awaited: bool = False
 
 
 TABLES = (
@@ -65,6 +69,8 @@ TABLES = (
     Table("scenes", "docs/data.md", "scenes.json", scenes.render),
     Table("prune", "README.md", "prune.json", prune.summary),
     Table("prune", "docs/prune.md", "prune.json", prune.render),
+    Table("speed", "docs/speed.md", "speed.json", speed.render, awaited=True),
+    Table("latency", "docs/speed.md", "latency.json", latency.render, awaited=True),
 )
 """Every table that is made from a record."""
 
@@ -97,8 +103,9 @@ def rendered(page: str) -> str:
             return derived.render(read_record(_RESULTS / derived.record))
     text = _text(page)
     for table in TABLES:
-        if table.page == page:
-            text = with_table(text, table.name, table.render(read_record(_RESULTS / table.record)))
+        record = _RESULTS / table.record
+        if table.page == page and not (table.awaited and not record.exists()):
+            text = with_table(text, table.name, table.render(read_record(record)))
     return text
 
 

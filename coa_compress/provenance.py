@@ -13,6 +13,9 @@ from coa_compress.errors import RecipeError
 
 _LIBRARIES = ("torch", "numpy", "lightning-fabric", "safetensors", "torchmetrics", "pillow")
 
+_PROCESSORS = Path("/proc/cpuinfo")
+"""Where Linux names the processors."""
+
 
 def versions() -> dict[str, str]:
     """Return the version of Python, of this package and of what figures depend on.
@@ -35,16 +38,32 @@ def machine(device: str) -> dict[str, object]:
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
     """
-    name = platform.processor() or platform.machine()
-    if torch.device(device).type == "cuda":
-        name = torch.cuda.get_device_name(torch.device(device))
     return {
         "device": device,
-        "device_name": name,
+        "device_name": device_title(device),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
+
+
+def device_title(device: str) -> str:
+    """Return the name of the GPU, or of the model of the processor where the system tells it.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    >>> device_title("cpu") != ""
+    True
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    try:
+        lines = _PROCESSORS.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, models), "") or platform.processor() or platform.machine() or "CPU"
 
 
 def commit() -> str | None:

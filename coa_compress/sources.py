@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coa_compress.checkpoint import load_weights_
 from coa_compress.compressor import open_student
-from coa_compress.errors import CoaError, ModelError
+from coa_compress.errors import CoaError, ModelError, WeightsError
 from coa_compress.protocols import Task
 from coa_compress.recipe.files import TASKS
 
@@ -44,7 +45,9 @@ class Source:
     example: Tensor
 
 
-def open_source(source: str, *, size: tuple[int, int] | None = None) -> Source:
+def open_source(
+    source: str, *, size: tuple[int, int] | None = None, weights: Path | None = None
+) -> Source:
     """Return the network that some text names.
 
     Args:
@@ -52,10 +55,13 @@ def open_source(source: str, *, size: tuple[int, int] | None = None) -> Source:
             a class or a function that returns a network when called without arguments. A module
             may lie in the working directory.
         size: Height and width of the example in pixels; None takes that of the task.
+        weights: A safetensors file, or a plain state dict of ``torch.save``, for the network of a
+            factory; every name and shape must fit.
 
     Raises:
         ModelError: If a factory cannot be imported or called, or returns no network.
-        WeightsError: If there is no student.
+        WeightsError: If there is no student, or the weights cannot be read, do not fit, or are
+            given for a network that has its own.
 
     >>> open_source("nowhere")
     Traceback (most recent call last):
@@ -68,7 +74,10 @@ def open_source(source: str, *, size: tuple[int, int] | None = None) -> Source:
         message = f"size must be a height and a width of at least 1, got {size[0]}x{size[1]}"
         raise ModelError(message)
     if _FACTORY.fullmatch(source) and not source.startswith("builtin:"):
-        return _open_factory(source, size)
+        return _open_factory(source, size, weights)
+    if weights is not None:
+        message = f"{source} has weights of its own: give {weights} to package.module:factory only"
+        raise WeightsError(message)
     model, task = open_student(source)
     example = task.example_input()
     if size is not None:
@@ -122,8 +131,10 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _open_factory(factory: str, size: tuple[int, int] | None) -> Source:
+def _open_factory(factory: str, size: tuple[int, int] | None, weights: Path | None) -> Source:
     network = build_network(factory)
+    if weights is not None:
+        load_weights_(network, weights)
     task_class = TASKS.get(_GENERIC_TASK)
     settings = task_class.Settings() if size is None else task_class.Settings(example_size=size)
     task = task_class(settings, model=network)

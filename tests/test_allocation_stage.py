@@ -1,6 +1,4 @@
-"""The allocate stage with measured limits, its files, its plan, and the profile command."""
-
-import json
+"""The allocate stage with measured limits, its files, its plan, and a latency table."""
 
 import pytest
 import torch
@@ -52,16 +50,6 @@ def test_a_plan_with_a_latency_limit_shows_what_is_predicted(tmp_path, capsys):
     line = next(line for line in plan.splitlines() if line.startswith("latency"))
     assert line.endswith("% predicted; a run builds the student and measures it")
     assert not (tmp_path / "run").exists()
-
-
-def test_profile_prints_json(capsys):
-    assert run(["profile", f"{__name__}:Plain", "--size", "24x16", "--json", "--rounds", "1"]) == 0
-
-    found = json.loads(capsys.readouterr().out)
-
-    assert found["example_size"] == [1, 3, 24, 16]
-    assert found["macs"] == sum(layer["macs"] for layer in found["layers"])
-    assert found["latency"]["threads"] == torch.get_num_threads()
 
 
 @pytest.mark.parametrize(

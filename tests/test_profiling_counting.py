@@ -13,7 +13,15 @@ from torch import nn
 from torch.nn import functional
 
 from coa_compress.errors import ModelError
-from coa_compress.profiling.counting import count_macs, count_params, file_bytes, macs_by_module
+from coa_compress.profiling.counting import (
+    count_activations,
+    count_macs,
+    count_params,
+    file_bytes,
+    macs_by_module,
+    work_by_module,
+    work_by_operator,
+)
 from coa_compress.tasks.dehazing.networks import HazeUNet
 
 
@@ -165,6 +173,52 @@ def test_macs_by_module_name_the_innermost_module_and_add_up():
     assert sum(parts.values()) == count_macs(net, example)
     assert parts["stem"] == 12 * 8 * 9 * 64
     assert all(not list(net.get_submodule(path).children()) for path in parts)
+
+
+ACTIVATIONS = {
+    "conv": 8 * 256,
+    "depthwise": 8 * 256,
+    "transposed": 4 * 1024,
+    "raw parameter": 8 * 256,
+    "attention by matmul": 256 * 256 + 256 * 8,
+    "einsum": 8 * 256,
+    "linear": 10,
+    "norm and activations": 0,
+    "shuffle and bilinear": 0,
+}
+
+
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_activations_are_what_operators_that_multiply_write(case):
+    net, _ = CASES[case]
+    assert count_activations(net, torch.randn(1, 8, 16, 16)) == ACTIVATIONS[case]
+
+
+def test_attention_writes_its_output_and_apart_its_scores_too():
+    def attend(net, x):
+        q = tokens(x).unsqueeze(1).contiguous()
+        return functional.scaled_dot_product_attention(q, q, q)
+
+    written = count_activations(Lambda(attend), torch.randn(1, 8, 16, 16))
+
+    assert written in (256 * 8, 256 * 256 + 256 * 8)
+
+
+@pytest.mark.parametrize("case", ["conv", "transposed", "attention by matmul", "einsum", "linear"])
+def test_activations_are_those_of_fvcore(case):
+    nn_of_fvcore = pytest.importorskip("fvcore.nn")
+    net, example = CASES[case][0], torch.randn(1, 8, 16, 16)
+    analysis = nn_of_fvcore.ActivationCountAnalysis(net, (example,))
+    analysis.unsupported_ops_warnings(enabled=False).tracer_warnings("none")
+
+    assert count_activations(net, example) == analysis.total()
+
+
+def test_work_by_module_and_by_operator_add_up_to_the_same():
+    net, example = HazeUNet((8, 8), (1, 1)), torch.rand(1, 3, 16, 16)
+    for works in (work_by_module(net, example), work_by_operator(net, example)):
+        assert sum(work.macs for work in works.values()) == count_macs(net, example)
+        assert sum(work.activations for work in works.values()) == count_activations(net, example)
 
 
 def test_calls_outside_any_submodule_belong_to_the_network():

@@ -11,6 +11,7 @@ from torch import nn
 from coa_compress.allocation.space import width_space
 from coa_compress.artifacts import Budget
 from coa_compress.errors import DataError, SettingError
+from coa_compress.profiling.execution import Execution
 from coa_compress.profiling.latency_model import OperationTimes, fit_times
 from coa_compress.profiling.latency_table import (
     check_place,
@@ -22,7 +23,7 @@ from coa_compress.profiling.latency_table import (
     time_operations,
 )
 from coa_compress.profiling.memory import peak_memory_mb
-from coa_compress.profiling.profile import profile_network
+from coa_compress.profiling.profile import Sweep, profile_network
 from coa_compress.profiling.timing import compare_latency
 from coa_compress.protocols import no_progress
 from coa_compress.stages.limits import Place, limited_costs
@@ -157,9 +158,11 @@ def test_two_networks_are_compared_round_by_round():
 
 
 def test_a_profile_adds_up(place):
-    profile = profile_network(place.teacher, place.example, rounds=1)
+    shape = tuple(place.example.shape)
+    sweep = Sweep(shapes=[shape], device="cpu", execution=Execution(), rounds=1)
+    profile = profile_network(place.teacher, place.example, sweep)
 
-    assert profile.macs == sum(layer.macs for layer in profile.layers)
+    assert profile.rows[0].macs == sum(layer.macs for layer in profile.layers)
     assert profile.params == sum(layer.params for layer in profile.layers)
     assert profile.layers[0].path == "0"
-    assert profile.latency.device == "cpu"
+    assert profile.rows[0].latency.device == "cpu"

@@ -1,8 +1,9 @@
 """How large a network is and how much it computes, counted exactly."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -56,34 +57,84 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
     >>> count_macs(nn.Conv2d(8, 8, 3, padding=1), torch.zeros(1, 8, 16, 16))
     147456
     """
-    counter = _MacCounter(())
-    with evaluating(model), _visible_attention(), counter:
-        model(example)
-    counter.warn_uncounted()
-    return sum(counter.macs.values())
+    return sum(work.macs for work in _counted(model, example).values())
 
 
-def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """Return the multiply-accumulates of each module that computes something itself.
+def count_activations(model: nn.Module, example: Tensor) -> int:
+    """Return the elements that convolutions, matrix products and attention write in one pass.
+
+    These are the activations of the field (Radosavovic et al. 2020, arXiv:2003.13678), as fvcore
+    counts them. Attention, which fvcore misses, counts its output where torch runs it as one
+    kernel, and both of its products where torch runs them apart.
+
+    Args:
+        model: Any network; unchanged.
+        example: The input, on the device of the model.
+
+    Returns:
+        Elements for the whole batch of the example.
+
+    >>> count_activations(nn.Conv2d(8, 4, 3, padding=1), torch.zeros(1, 8, 16, 16))
+    1024
+    """
+    return sum(work.activations for work in _counted(model, example).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What operations that multiply do in one forward pass.
+
+    Args:
+        macs: Multiply-accumulates.
+        activations: Elements that they write.
+    """
+
+    macs: int = 0
+    activations: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.macs + other.macs, self.activations + other.activations)
+
+
+def work_by_module(model: nn.Module, example: Tensor) -> dict[str, Work]:
+    """Return the work of each module that computes something itself.
 
     Args:
         model: Any network; unchanged, and no hook is left in it.
         example: The input, on the device of the model.
 
     Returns:
-        MACs by the path of the innermost module that asked for them, in order of first use;
-        the empty path is the network itself. The sum is that of ``count_macs``.
+        By the path of the innermost module that asked for it, in order of first use; the empty
+        path is the network itself. The sums are those of ``count_macs`` and ``count_activations``.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 1))
-    >>> macs_by_module(net, torch.zeros(1, 1, 4, 4))
+    >>> {path: work.macs for path, work in work_by_module(net, torch.zeros(1, 1, 4, 4)).items()}
     {'0': 32, '2': 32}
     """
-    active: list[str] = []
-    counter = _MacCounter(active)
-    with evaluating(model), _visible_attention(), _tracked(model, active), counter:
-        model(example)
-    counter.warn_uncounted()
-    return dict(counter.macs)
+    counted = _counted(model, example, by_module=True)
+    return _summed((owner, work) for (owner, _), work in counted.items())
+
+
+def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Return the multiply-accumulates of ``work_by_module`` alone.
+
+    >>> macs_by_module(nn.Conv2d(1, 2, 1), torch.zeros(1, 1, 4, 4))
+    {'': 32}
+    """
+    return {path: work.macs for path, work in work_by_module(model, example).items()}
+
+
+def work_by_operator(model: nn.Module, example: Tensor) -> dict[str, Work]:
+    """Return the work of each operator of the dispatcher, such as ``convolution`` or ``addmm``.
+
+    Args:
+        model: Any network; unchanged.
+        example: The input, on the device of the model.
+
+    >>> work_by_operator(nn.Linear(3, 2), torch.zeros(5, 3))
+    {'addmm': Work(macs=30, activations=10)}
+    """
+    return _summed((operator, work) for (_, operator), work in _counted(model, example).items())
 
 
 def file_bytes(model: nn.Module) -> int:
@@ -103,8 +154,28 @@ def file_bytes(model: nn.Module) -> int:
     return len(save(tensors))
 
 
-class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Add up the MACs of every operation that reaches the dispatcher.
+def _counted(
+    model: nn.Module, example: Tensor, *, by_module: bool = False
+) -> dict[tuple[str, str], Work]:
+    """Return the work by the path of its module, if asked for, and the name of its operator."""
+    active: list[str] = []
+    counter = _WorkCounter(active)
+    tracked = _tracked(model, active) if by_module else nullcontext()
+    with evaluating(model), _visible_attention(), tracked, counter:
+        model(example)
+    counter.warn_uncounted()
+    return counter.work
+
+
+def _summed(parts: Iterable[tuple[str, Work]]) -> dict[str, Work]:
+    sums: dict[str, Work] = {}
+    for name, work in parts:
+        sums[name] = sums.get(name, Work()) + work
+    return sums
+
+
+class _WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Add up the work of every operation that reaches the dispatcher.
 
     Args:
         active: Paths of the modules that are running, innermost last; read, not changed.
@@ -113,7 +184,7 @@ class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, active: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.active = active
-        self.macs: dict[str, int] = {}
+        self.work: dict[tuple[str, str], Work] = {}
         self.uncounted: set[str] = set()
 
     def __torch_dispatch__(
@@ -136,7 +207,8 @@ class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         macs = self._macs(packet, args, kwargs, output)
         if macs:
             owner = self.active[-1] if self.active else ""
-            self.macs[owner] = self.macs.get(owner, 0) + macs
+            key = (owner, packet._qualified_op_name.split("::")[-1])
+            self.work[key] = self.work.get(key, Work()) + Work(macs, _written(output))
         return output
 
     def _macs(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
@@ -154,6 +226,12 @@ class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Log the operations whose MACs are missing from the count."""
         if self.uncounted:
             _logger.warning("no MAC formula for %s: not counted", ", ".join(sorted(self.uncounted)))
+
+
+def _written(output: Any) -> int:
+    """Return the elements of what an operation returns; of fused attention, of its first part."""
+    first = output[0] if isinstance(output, tuple | list) else output
+    return int(first.numel())
 
 
 def _attention(args: tuple[Any, ...]) -> int:

@@ -1,7 +1,7 @@
 """How long networks take, measured side by side so that drift hits all of them alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -66,9 +66,10 @@ def measure_latency_ms(
     >>> latencies["id"].rounds, latencies["id"].device
     (2, 'cpu')
     """
-    _check(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
-    times_ms = _interleaved(models, example, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
-    return {name: _summary(values, example.device) for name, values in times_ms.items()}
+    times_ms = times_in_turns_ms(
+        models, example, rounds=rounds, warmup=warmup, max_seconds=max_seconds
+    )
+    return {name: summarized(values, example.device) for name, values in times_ms.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +121,16 @@ def compare_latency(
     True
     """
     models = {"first": first, "second": second}
-    _check(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
-    times_ms = _interleaved(models, example, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
-    quotients = np.array(times_ms["first"]) / np.maximum(times_ms["second"], 1e-9)
-    p10, median, p90 = (float(value) for value in np.percentile(quotients, [10, 50, 90]))
+    times_ms = times_in_turns_ms(
+        models, example, rounds=rounds, warmup=warmup, max_seconds=max_seconds
+    )
+    p10, median, p90 = quotients(times_ms["first"], times_ms["second"])
     return PairedLatency(
         kept=median,
         kept_p10=p10,
         kept_p90=p90,
-        first=_summary(times_ms["first"], example.device),
-        second=_summary(times_ms["second"], example.device),
+        first=summarized(times_ms["first"], example.device),
+        second=summarized(times_ms["second"], example.device),
     )
 
 
@@ -155,15 +156,27 @@ def run_ms(call: Callable[[], object], device: torch.device) -> float:
         return float(first.elapsed_time(last))
 
 
-def _interleaved(
+def times_in_turns_ms(
     models: Mapping[str, nn.Module],
     example: Tensor,
     *,
-    rounds: int,
-    warmup: int,
-    max_seconds: float,
+    rounds: int = 20,
+    warmup: int = 3,
+    max_seconds: float = 20,
 ) -> dict[str, list[float]]:
-    """Return the times of each round by network; the order is rotated from round to round."""
+    """Return the times of each round by network; the order is rotated from round to round.
+
+    Args:
+        models: Networks by name, on the device of the example; unchanged.
+        example: The input of all of them.
+        rounds: Most rounds to time, from 1.
+        warmup: Untimed rounds before, from 0.
+        max_seconds: No round begins after this time, but one is always timed.
+
+    Raises:
+        SettingError: If there is no network, or a number is out of range.
+    """
+    _check(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
     times_ms: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
     start = time.perf_counter()
@@ -198,7 +211,19 @@ def _check(
         raise SettingError(message)
 
 
-def _summary(times_ms: list[float], device: torch.device) -> Latency:
+def quotients(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """Return the 10th percentile, the median and the 90th of quotients, round by round.
+
+    >>> quotients([1.0, 2.0, 9.0], [2.0, 2.0, 6.0])[1]
+    1.0
+    """
+    found = np.array(first) / np.maximum(second, 1e-9)
+    p10, median, p90 = (float(value) for value in np.percentile(found, [10, 50, 90]))
+    return p10, median, p90
+
+
+def summarized(times_ms: Sequence[float], device: torch.device) -> Latency:
+    """Return the median and the spread of times that were measured on a device."""
     p10, median, p90 = (float(value) for value in np.percentile(times_ms, [10, 50, 90]))
     return Latency(
         median_ms=median,

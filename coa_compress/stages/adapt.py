@@ -42,7 +42,7 @@ Mode = Literal["ema", "bilevel"]
 """How the terms on real inputs and on replayed pairs come together."""
 
 Labeler = Literal["student", "teacher"]
-"""Whose outputs on real inputs become pseudo-labels: a slow copy of the student's, the teacher's."""
+"""Whose outputs on real inputs become pseudo-labels; of the student it is a slow copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
