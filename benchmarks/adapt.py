@@ -4,8 +4,9 @@
         [--seeds 0 1 2] [--work runs/adapt] [--images N] [--quick] [--json FILE]
 
 DIR holds ``train`` (``clear/``, ``depth/`` and ``index.csv``; ``real_hazy``; ``real_pairs``, of
-which only the hazy halves are used) and ``test`` (folders of pairs, and ``real_hazy``). The
-student is made once by ``recipes/dehaze.yaml`` on the scenes alone, and kept in ``--work``. A
+which only the hazy halves are used), ``test`` (folders of pairs, and ``real_hazy``) and, where they
+are to be used, ``iqa`` with the original parameters of FADE and NIQE. The student is made once by
+``recipes/dehaze.yaml`` on the scenes alone, and kept in ``--work``. A
 variant is the recipe with some overrides. Every row is written when it is done, and is not made
 again.
 """
@@ -14,11 +15,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from benchmarks.model_card import unchanged
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.compressor import Compressor, open_student
 from coa_compress.errors import DataError
@@ -34,14 +37,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 _RECIPE = _ROOT / "recipes" / "dehaze.yaml"
 _JSON = Path(__file__).resolve().parent / "results" / "adapt.json"
 _DATA = _ROOT.parent / "shared" / "data"
-_STUDENT = "not adapted"
-_SHOWN = {
-    "fade": "FADE",
-    "dark_channel_density": "dark channel",
-    "haze_density": "haze density",
-    "niqe": "NIQE",
-    "naturalness": "naturalness",
-}
+_STUDENT, _TEACHER, _INPUT = "not adapted", "(teacher)", "(hazy input)"
+_REFERENCES = (_INPUT, _TEACHER, _STUDENT)
+_SHOWN = {"fade": "FADE", "dark_channel_density": "dark channel", "niqe": "NIQE"}
 
 _START = (
     "mode=ema",
@@ -69,6 +67,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "detail, bilevel, first order": ("mode=bilevel", "bilevel=first_order"),
     "detail, norm only": ("update=norm", "training.learning_rate=2.0e-3"),
     "detail, low rank": ("update=low_rank", "training.learning_rate=1.0e-3"),
+    "teacher": ("labeler=teacher", "label=plain"),
+    "teacher, detail": ("labeler=teacher",),
+    "teacher, detail, more replay": ("labeler=teacher", "replay={l1: 3.0}"),
+    "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
+    "teacher, bilevel, first order": (
+        "labeler=teacher",
+        "label=plain",
+        "mode=bilevel",
+        "bilevel=first_order",
+    ),
 }
 """Overrides of ``stages.adapt`` by name, on top of the first variant."""
 
@@ -83,7 +91,8 @@ def main(given: Sequence[str] | None = None) -> None:
     record = read_record(arguments.json) if arguments.json.exists() else None
     rows: list[dict[str, Any]] = [] if record is None else list(record["rows"])
     bench = _Bench(arguments)
-    wanted = [(_STUDENT, 0), *((v, s) for v in arguments.variants for s in arguments.seeds)]
+    wanted = [(name, 0) for name in _REFERENCES]
+    wanted += [(v, s) for v in arguments.variants for s in arguments.seeds]
     for variant, seed in wanted:
         if any((row["variant"], row["seed"]) == (variant, seed) for row in rows):
             continue
@@ -110,7 +119,7 @@ def render(record: Mapping[str, Any]) -> str:
         cells.append(_spread([m["ssim"]["real_pairs"] for m in found], 3))
         cells += [_spread([m[name]["real"] for m in found], 3) for name in unlabelled]
         lines.append([variant, *cells, f"{statistics.mean(r['seconds'] for r in chosen):.0f}"])
-    seeds = sorted({row["seed"] for row in rows if row["variant"] != _STUDENT})
+    seeds = sorted({row["seed"] for row in rows if row["variant"] not in _REFERENCES})
     return (
         f"{markdown_table(head, lines)}\n\nA student of {record['keep_macs']:.1%} of the MACs of "
         f"the built-in teacher. Seeds of the adaptation: {', '.join(map(str, seeds)) or 'none'}; "
@@ -137,17 +146,19 @@ class _Bench:
             test=str(arguments.data / "test"),
             max_test_images=arguments.images,
         )
+        settings = _with_original_parameters(settings, arguments.data / "iqa")
         self.task = DehazingTask(settings)
         self.student = self._made(scenes)
 
     def row(self, variant: str, seed: int) -> dict[str, Any]:
         """Return the measures of the student, adapted as a variant says."""
-        began, model = time.perf_counter(), self.student
-        if variant != _STUDENT:
+        teacher = self.task.build_teacher()
+        references = {_INPUT: unchanged(), _TEACHER: teacher, _STUDENT: self.student}
+        began = time.perf_counter()
+        model = references.get(variant)
+        if model is None:
             stage = Adapt(_recipe(VARIANTS[variant], self.arguments).stages["adapt"])
-            model, _ = stage.adapt(
-                self.student, self._context(seed), teacher=self.task.build_teacher()
-            )
+            model, _ = stage.adapt(self.student, self._context(seed), teacher=teacher)
         seconds = time.perf_counter() - began
         return {"measures": self.task.measure(model), "seconds": seconds}
 
@@ -178,6 +189,13 @@ def _recipe(overrides: Sequence[str], arguments: argparse.Namespace) -> Any:
     if arguments.quick:
         changed += ["training.steps=4", "training.batch_size=1", "training.warmup_steps=1"]
     return load_recipe(_RECIPE, [f"stages.adapt.{item}" for item in changed])
+
+
+def _with_original_parameters(settings: DehazingSettings, folder: Path) -> DehazingSettings:
+    niqe = folder / "niqe_pris_params.npz"
+    if not niqe.exists():
+        return settings
+    return replace(settings, fade_parameters=str(folder), niqe_parameters=str(niqe))
 
 
 def _scenes_alone(train: Path, folder: Path) -> Path:

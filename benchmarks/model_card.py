@@ -32,6 +32,11 @@ class _Unchanged(nn.Module):
         return image
 
 
+def unchanged() -> nn.Module:
+    """Return a network that returns its input."""
+    return _Unchanged()
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -43,7 +48,7 @@ def main() -> None:
     if not isinstance(task, Deployable):
         message = f"{arguments.model} has no task that works on folders"
         raise ModelError(message)
-    networks = {"hazy input": _Unchanged(), arguments.model: model}
+    networks = {"hazy input": unchanged(), arguments.model: model}
     measures = {
         name: task.evaluate_folder(network, arguments.data, no_progress)
         for name, network in networks.items()
