@@ -70,6 +70,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "teacher": ("labeler=teacher", "label=plain"),
     "teacher, detail": ("labeler=teacher",),
     "teacher, detail, more replay": ("labeler=teacher", "replay={l1: 3.0}"),
+    "teacher, detail, long": (
+        "labeler=teacher",
+        "training.steps=500",
+        "training.learning_rate=5.0e-4",
+    ),
     "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
     "teacher, bilevel, first order": (
         "labeler=teacher",
