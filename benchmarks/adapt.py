@@ -75,6 +75,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "training.steps=500",
         "training.learning_rate=5.0e-4",
     ),
+    "teacher, detail, long, dark channel prior": (
+        "labeler=teacher",
+        "training.steps=500",
+        "training.learning_rate=5.0e-4",
+        "prior={dark_channel: 0.1}",
+    ),
     "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
     "teacher, bilevel, first order": (
         "labeler=teacher",

@@ -45,8 +45,15 @@ _BATCH = 8
 _BASE: Mapping[str, Any] = {"truth": {"l1": 0.2}, "teacher": {"l1": 1.0}, "feature": {}}
 _L2: Mapping[str, Any] = {**_BASE, "feature": {"l2": 0.05}}
 
+_TRUTH: Mapping[str, Any] = {"truth": {"l1": 1.0}, "teacher": {}, "feature": {}}
+
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "truth": {"truth": {"l1": 1.0}, "teacher": {}, "feature": {}},
+    "truth": _TRUTH,
+    "truth_output": {**_TRUTH, "teacher": {"l1": 1.0}},
+    "truth_l2": {**_TRUTH, "feature": {"l2": 0.05}},
+    "truth_l2_strong": {**_TRUTH, "feature": {"l2": 0.2}},
+    "truth_attention": {**_TRUTH, "feature": {"attention": 0.2}},
+    "truth_affinity": {**_TRUTH, "feature": {"affinity": 0.2}},
     "output": _BASE,
     "l2": _L2,
     "statistics": {**_BASE, "feature": {"statistics": 0.05}},
@@ -64,12 +71,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings of the distill stage by name; what is not named is the default."""
 
-RANDOM_START: Mapping[str, str] = {
-    "random_truth": "truth",
-    "random_output": "output",
-    "random_l2": "l2",
-    "random_l2_strong": "l2_strong",
-}
+RANDOM_START: Mapping[str, str] = {"random_truth": "truth"}
 """The same settings for a student of the same widths that starts from random weights."""
 
 
@@ -112,14 +114,14 @@ def returned(record: Mapping[str, Any], variant: str) -> list[float]:
     """Return, for each seed, which part of the gap a variant returns.
 
     The gap is that between the PSNR against the truth of the student that was trained without a
-    teacher from the same start and that of the teacher, averaged over the splits.
+    teacher, from the same cut and refitted weights, and that of the teacher, averaged over the
+    splits.
     """
-    without = "random_truth" if variant in RANDOM_START else "truth"
     teacher = _mean_truth(record["teacher"])
     of = {(row["variant"], row["seed"]): _mean_truth(row["psnr_db"]) for row in record["rows"]}
     found = []
     for (name, seed), value in of.items():
-        alone = of.get((without, seed))
+        alone = of.get(("truth", seed))
         if name == variant and alone is not None:
             found.append((value - alone) / (teacher - alone))
     return found

@@ -35,12 +35,6 @@ def test_the_gap_is_that_of_the_same_seed():
     assert distill.returned({**RECORD, "rows": [row("l2", 0, 22.0)]}, "l2") == []
 
 
-def test_a_student_of_random_weights_is_held_against_one_of_random_weights():
-    rows = [row("truth", 0, 20.0), row("random_truth", 0, 16.0), row("random_l2", 0, 20.0)]
-
-    assert distill.returned({**RECORD, "rows": rows}, "random_l2") == [0.5]
-
-
 def test_the_table_has_a_line_for_each_variant():
     table = distill.render(RECORD)
 
