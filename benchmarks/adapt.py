@@ -70,6 +70,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "teacher": ("labeler=teacher", "label=plain"),
     "teacher, detail": ("labeler=teacher",),
     "teacher, detail, more replay": ("labeler=teacher", "replay={l1: 3.0}"),
+    "teacher, long": (
+        "labeler=teacher",
+        "label=plain",
+        "training.steps=500",
+        "training.learning_rate=5.0e-4",
+    ),
     "teacher, detail, long": (
         "labeler=teacher",
         "training.steps=500",
