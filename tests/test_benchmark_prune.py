@@ -121,14 +121,15 @@ def test_an_error_of_a_peer_is_a_row(tiny, monkeypatch, capsys):
 
 
 def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher():
-    def row(method, one_shot, refitted, error=None):
+    def row(method, one_shot, refitted, error=None, kept=0.5):
         stages = {
             f"psnr_{stage}": {"made": {"truth": value - 1, "teacher": value}}
             for stage, value in (("one_shot", one_shot), ("refitted", refitted))
         }
-        return {"teacher": "t", "keep_macs": 0.5, "method": method, "error": error, **stages}
+        known = {"teacher": "t", "keep_macs": 0.5, "macs_kept": kept, "method": method}
+        return {**known, "error": error, **stages}
 
-    rows = [row("ours", 20, 39), row("tp:a:global", 26, 31), row("tp:b:global", 29, 30)]
+    rows = [row("ours", 20, 39), row("tp:a:global", 26, 31), row("tp:b:global", 29, 30, kept=0.6)]
     rows.append(row("tp:c:global", 50, 50, error="IndexError"))
     known = {"t": {"psnr": {"made": {"truth": 24.0}}}}
 
@@ -136,7 +137,7 @@ def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(
     alone = prune.summary({"teachers": known, "rows": rows[:1]})
 
     line = "| `t` (24.00 dB, `made`) | 50.0% | 38.00 (39.00) |"
-    assert f"{line} 28.00 (29.00) `tp:b:global` | 29.00 (30.00) |" in shown
+    assert f"{line} 28.00 (29.00) `tp:b:global`, missed: 60.0% | 29.00 (30.00) |" in shown
     assert f"{line} none takes it | - |" in alone
 
 

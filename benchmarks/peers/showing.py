@@ -35,7 +35,7 @@ def summary(record: Mapping[str, Any]) -> str:
             if ours:
                 best = _best_peer(asked, split)
                 figures = [_figure([best["psnr_one_shot"]], split)] if best else ["none takes it"]
-                figures[0] += f" `{best['method']}`" if best else ""
+                figures[0] += f" `{best['method']}`{_missed(best)}" if best else ""
                 figures.append(_figure([best["psnr_refitted"]], split) if best else "-")
                 truth = known["psnr"][split]["truth"]
                 title = f"`{teacher}` ({truth:.2f} dB, `{split}`)"
@@ -46,6 +46,11 @@ def summary(record: Mapping[str, Any]) -> str:
         "in brackets against the teacher's output. Every method and its errors: "
         "[docs/prune.md](docs/prune.md)."
     )
+
+
+def _missed(row: Row) -> str:
+    over = row["macs_kept"] > row["keep_macs"]
+    return f", missed: {row['macs_kept']:.1%}" if over else ""
 
 
 def _best_peer(rows: Sequence[Row], split: str) -> Row | None:
@@ -77,11 +82,10 @@ def _line(rows: Sequence[Row], split: str, steps: Sequence[int]) -> list[str]:
     if not good:
         return [asked, name, *["-"] * (5 + len(steps))]
     macs = statistics.mean(row["macs_kept"] for row in good)
-    missed = " (missed)" if macs > first["keep_macs"] else ""
     return [
         asked,
         name + (" (by hand)" if first["note"] else ""),
-        f"{macs:.1%}{missed}",
+        f"{macs:.1%}{' (missed)' if macs > first['keep_macs'] else ''}",
         f"{statistics.mean(row['params_kept'] for row in good):.1%}",
         f"{statistics.mean(row['latency'] for row in good):.2f}",
         *[_figure([_stage(row, stage) for row in good], split) for stage in _stages(steps)],
