@@ -1,7 +1,7 @@
 """What each part of the distillation returns of the gap between a student and its teacher.
 
     python -m benchmarks.distill [--variants truth output l2] [--seeds 0 1 2] [--keep 0.125]
-        [--steps 400] [--crop 64] [--images 12] [--data DIR] [--quick] [--json FILE]
+        [--steps 400] [--crop 64] [--images 12] [--data DIR] [--train data] [--quick] [--json FILE]
 
 For each seed the built-in teacher is cut to the budget and refitted once; every variant trains that
 student for the same steps on the same batches. Those in rounds cut in between: their steps are the
@@ -70,6 +70,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
 }
 """Settings of the distill stage by name; what is not named is the default."""
+
+_LEARNED_FROM = {"data": " of its teacher's own data", "builtin": " of the built-in images"}
 
 RANDOM_START: Mapping[str, str] = {"random_truth": "truth"}
 """The same settings for a student of the same widths that starts from random weights."""
@@ -147,7 +149,8 @@ def render(record: Mapping[str, Any]) -> str:
         f"{markdown_table(head, lines)}\n\nPSNR in dB, mean ± standard deviation over seeds, on "
         f"whole images against the truth and against the teacher's output. The student has "
         f"{record['kept']:.1%} of the MACs, {settings['steps']} steps of {_BATCH} crops of "
-        f"{settings['crop']} pixels. Made by `{record['command']}`."
+        f"{settings['crop']} pixels{_LEARNED_FROM[settings['train']]}. "
+        f"Made by `{record['command']}`."
     )
 
 
@@ -269,7 +272,7 @@ def _settings(arguments: argparse.Namespace) -> DehazingSettings:
     if data is None:
         return DehazingSettings(crop=arguments.crop, max_test_images=arguments.images)
     return DehazingSettings(
-        train=str(data / "train"),
+        train=str(data / "train") if arguments.train == "data" else "builtin",
         test=tuple(str(data / "test" / split) for split in _SPLITS),
         crop=arguments.crop,
         max_test_images=arguments.images,
@@ -278,7 +281,7 @@ def _settings(arguments: argparse.Namespace) -> DehazingSettings:
 
 def _opened(arguments: argparse.Namespace, given: Sequence[str] | None) -> dict[str, Any]:
     settings = {name: getattr(arguments, name) for name in ("keep", "steps", "crop", "images")}
-    settings["data"] = arguments.data is not None
+    settings["data"], settings["train"] = arguments.data is not None, arguments.train
     fresh: dict[str, Any] = {
         **new_record("distill", given),
         "settings": settings,
@@ -331,6 +334,12 @@ def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--crop", type=int, default=64, help="side of the training crops")
     parser.add_argument("--images", type=int, default=12, help="most test images of each split")
     parser.add_argument("--data", type=Path, default=default_data(), help="folder with train, test")
+    parser.add_argument(
+        "--train",
+        choices=("data", "builtin"),
+        default="data",
+        help="what students learn from: the teacher's own data, or the built-in images",
+    )
     parser.add_argument("--builtin", action="store_true", help="built-in images, whatever --data")
     parser.add_argument("--json", type=Path, default=_JSON)
     parser.add_argument("--quick", action="store_true", help="two variants, few steps, one seed")

@@ -67,6 +67,7 @@ TABLES = (
     Table("ranking", "docs/gate.md", "measures.json", measures.render),
     Table("coverage", "docs/coverage.md", "coverage.json", coverage.render),
     Table("distill", "docs/distill.md", "distill.json", distill.render),
+    Table("distill_builtin", "docs/distill.md", "distill_builtin.json", distill.render),
     Table("adapt", "docs/adapt.md", "adapt.json", adapt.render),
     Table("scenes", "docs/data.md", "scenes.json", scenes.render),
     Table("prune", "README.md", "prune.json", prune.summary),

@@ -100,9 +100,8 @@ def test_the_teacher_can_make_the_pseudo_labels(tmp_path):
 
     of_teacher = losses("teacher")
 
-    assert of_teacher[0] > 0
     assert of_teacher[-1] < 0.8 * of_teacher[0]
-    assert losses("student")[0] == 0
+    assert losses("student")[0] < 0.5 * of_teacher[0]
 
 
 def student_of(result):

@@ -23,7 +23,7 @@ RECORD = {
     "teacher": figures(24.0),
     "start": {"0": figures(18.0), "1": figures(18.0)},
     "kept": 0.125,
-    "settings": {"steps": 4, "crop": 32},
+    "settings": {"steps": 4, "crop": 32, "train": "data"},
     "command": "python -m benchmarks.distill",
     "rows": [row("truth", 0, 20.0), row("truth", 1, 19.0), row("l2", 0, 22.0), row("l2", 1, 23.0)],
 }

@@ -64,6 +64,7 @@ def test_a_page_may_wait_for_a_record(tmp_path, monkeypatch):
     (tmp_path / "page.md").write_text(PAGE, encoding="utf-8")
     table = tables.Table("a", "page.md", "a.json", lambda r: r["benchmark"], awaited=True)
     monkeypatch.setattr(tables, "TABLES", (table,))
+    monkeypatch.setattr(tables, "DERIVED", ())
 
     assert tables.stale_pages() == []
     write_record(tmp_path / "a.json", new_record("mine", []))
