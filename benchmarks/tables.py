@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    ablation,
     adapt,
     budgets,
     coverage,
@@ -68,6 +69,7 @@ TABLES = (
     Table("coverage", "docs/coverage.md", "coverage.json", coverage.render),
     Table("distill", "docs/distill.md", "distill.json", distill.render),
     Table("distill_builtin", "docs/distill.md", "distill_builtin.json", distill.render),
+    Table("ablation", "docs/ablation.md", "ablation.json", ablation.render),
     Table("adapt", "docs/adapt.md", "adapt.json", adapt.render),
     Table("scenes", "docs/data.md", "scenes.json", scenes.render),
     Table("prune", "README.md", "prune.json", prune.summary),
