@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.model_card import unchanged
+from benchmarks.model_card import Unchanged
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.compressor import Compressor, open_student
 from coa_compress.errors import DataError
@@ -165,17 +165,17 @@ class _Bench:
         )
         settings = _with_original_parameters(settings, arguments.data / "iqa")
         self.task = DehazingTask(settings)
+        self.teacher = self.task.build_teacher()
         self.student = self._made(scenes)
 
     def row(self, variant: str, seed: int) -> dict[str, Any]:
         """Return the measures of the student, adapted as a variant says."""
-        teacher = self.task.build_teacher()
-        references = {_INPUT: unchanged(), _TEACHER: teacher, _STUDENT: self.student}
+        references = {_INPUT: Unchanged(), _TEACHER: self.teacher, _STUDENT: self.student}
         began = time.perf_counter()
         model = references.get(variant)
         if model is None:
             stage = Adapt(_recipe(VARIANTS[variant], self.arguments).stages["adapt"])
-            model, _ = stage.adapt(self.student, self._context(seed), teacher=teacher)
+            model, _ = stage.adapt(self.student, self._context(seed), teacher=self.teacher)
         seconds = time.perf_counter() - began
         return {"measures": self.task.measure(model), "seconds": seconds}
 

@@ -45,6 +45,7 @@ _BATCH = 8
 _BASE: Mapping[str, Any] = {"truth": {"l1": 0.2}, "teacher": {"l1": 1.0}, "feature": {}}
 _L2: Mapping[str, Any] = {**_BASE, "feature": {"l2": 0.05}}
 
+_RANDOM_START = "random_truth"
 _TRUTH: Mapping[str, Any] = {"truth": {"l1": 1.0}, "teacher": {}, "feature": {}}
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -67,14 +68,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "l2_balanced": {**_L2, "balance": "geometric"},
     "progressive": {**_BASE, "rounds": 2},
     "assistant": {**_BASE, "rounds": 2, "assistant": True},
+    _RANDOM_START: _TRUTH,
     "default": {},
 }
-"""Settings of the distill stage by name; what is not named is the default."""
+"""Settings of the distill stage by name; what is not named is the default. ``random_truth`` starts
+from random weights, all others from those that were cut and refitted."""
 
 _LEARNED_FROM = {"data": " of its teacher's own data", "builtin": " of the built-in images"}
-
-RANDOM_START: Mapping[str, str] = {"random_truth": "truth"}
-"""The same settings for a student of the same widths that starts from random weights."""
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -104,7 +104,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def distill_settings(variant: str, steps: int) -> DistillSettings:
     """Return the settings of a variant; the steps of its rounds are ``steps`` in all."""
-    settings = DistillSettings(**VARIANTS[RANDOM_START.get(variant, variant)])
+    settings = DistillSettings(**VARIANTS[variant])
     each = max(1, steps // settings.rounds)
     last = max(1, steps - (settings.rounds - 1) * each)
     training = TrainingSettings(steps=last, batch_size=_BATCH, validate_every=last)
@@ -215,7 +215,7 @@ class _Subject:
         """Return what a variant reaches."""
         settings = distill_settings(name, arguments.steps)
         if settings.rounds == 1:
-            before = self._from_random() if name in RANDOM_START else self.state
+            before = self._from_random() if name == _RANDOM_START else self.state
             after = Distill(settings).run(before, self.context)
         else:
             stages = in_rounds([*_cutting(arguments.keep), Distill(settings)])
@@ -326,8 +326,7 @@ def _mean_truth(psnr: Mapping[str, Mapping[str, float]]) -> float:
 
 def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.distill", description=__doc__)
-    known = [*VARIANTS, *RANDOM_START]
-    parser.add_argument("--variants", nargs="+", choices=known, default=known)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=float, default=0.125, help="part of the MACs that is kept")
     parser.add_argument("--steps", type=int, default=400)

@@ -21,7 +21,7 @@ from coa_compress.protocols import Deployable, no_progress
 _FILE = Path("benchmarks/results/teacher.json")
 
 
-class _Unchanged(nn.Module):
+class Unchanged(nn.Module):
     """A network that returns its input: the row of the hazy images."""
 
     def __init__(self) -> None:
@@ -29,12 +29,8 @@ class _Unchanged(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(1))
 
     def forward(self, image: Any) -> Any:
+        """Return the image."""
         return image
-
-
-def unchanged() -> nn.Module:
-    """Return a network that returns its input."""
-    return _Unchanged()
 
 
 def main() -> None:
@@ -48,7 +44,7 @@ def main() -> None:
     if not isinstance(task, Deployable):
         message = f"{arguments.model} has no task that works on folders"
         raise ModelError(message)
-    networks = {"hazy input": unchanged(), arguments.model: model}
+    networks = {"hazy input": Unchanged(), arguments.model: model}
     measures = {
         name: task.evaluate_folder(network, arguments.data, no_progress)
         for name, network in networks.items()

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coa_compress.errors import SettingError
 from coa_compress.hooks import watched_calls
 from coa_compress.profiling.modes import evaluating
+from coa_compress.profiling.timing import check_timing, in_turns
 
 Spans = dict[tuple[str | None, int], float]
 """Milliseconds by path of a layer, None for what is in no layer, and the number of the span."""
@@ -93,26 +93,16 @@ def measure_layer_times(
     >>> abs(sum(layer.ms for layer in times.layers) + times.elsewhere_ms - times.total_ms) < 1e-6
     True
     """
-    if not models or rounds < 1 or not max_seconds > 0:
-        message = (
-            "timing layers needs a model, rounds from 1 and max_seconds above 0, "
-            f"got {len(models)} models, rounds={rounds}, max_seconds={max_seconds}"
-        )
-        raise SettingError(message)
-    names = list(models)
-    passes: dict[str, list[Spans]] = {name: [] for name in names}
+    check_timing(models, rounds=rounds, warmup=1, max_seconds=max_seconds)
+    passes: dict[str, list[Spans]] = {name: [] for name in models}
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
             model(example)
-        start = time.perf_counter()
-        for i in range(rounds):
-            if i and time.perf_counter() - start > max_seconds:
-                break
-            turn = i % len(names)
-            for name in names[turn:] + names[:turn]:
-                passes[name].append(_timed_pass(models[name], example))
-    return {name: _summary(models[name], passes[name]) for name in names}
+        until = time.perf_counter() + max_seconds
+        for name in in_turns(list(models), rounds=rounds, until=until):
+            passes[name].append(_timed_pass(models[name], example))
+    return {name: _summary(models[name], passes[name]) for name in models}
 
 
 def layer_paths(model: nn.Module) -> tuple[str, ...]:

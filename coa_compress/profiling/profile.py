@@ -22,7 +22,7 @@ EngineBuilder = Callable[[Tensor], nn.Module]
 OUT_OF_MEMORY = "out of memory"
 """Note of a row that did not fit."""
 
-_BROKEN_PASS = (RuntimeError, TypeError, ValueError, LookupError, NotImplementedError)
+_BROKEN_PASS = (RuntimeError, TypeError, ValueError, LookupError)
 _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "not enough memory"),
     "failed to allocate memory",  # ONNX Runtime

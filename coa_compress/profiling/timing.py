@@ -1,7 +1,7 @@
 """How long networks take, measured side by side so that drift hits all of them alike."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -176,9 +176,8 @@ def times_in_turns_ms(
     Raises:
         SettingError: If there is no network, or a number is out of range.
     """
-    _check(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
+    check_timing(models, rounds=rounds, warmup=warmup, max_seconds=max_seconds)
     times_ms: dict[str, list[float]] = {name: [] for name in models}
-    names = list(models)
     start = time.perf_counter()
     with ExitStack() as stack:
         for model in models.values():
@@ -188,18 +187,38 @@ def times_in_turns_ms(
                 break
             for model in models.values():
                 model(example)
-        for i in range(rounds):
-            if i and time.perf_counter() - start > max_seconds:
-                break
-            turn = i % len(names)
-            for name in names[turn:] + names[:turn]:
-                times_ms[name].append(run_ms(partial(models[name], example), example.device))
+        for name in in_turns(list(models), rounds=rounds, until=start + max_seconds):
+            times_ms[name].append(run_ms(partial(models[name], example), example.device))
     return times_ms
 
 
-def _check(
+def in_turns(names: Sequence[str], *, rounds: int, until: float) -> Iterator[str]:
+    """Yield every name once a round; who begins changes from round to round.
+
+    Args:
+        names: What takes turns.
+        rounds: Most rounds.
+        until: No round but the first begins after this moment of ``time.perf_counter``.
+
+    >>> list(in_turns(["a", "b", "c"], rounds=2, until=float("inf")))
+    ['a', 'b', 'c', 'b', 'c', 'a']
+    """
+    for i in range(rounds):
+        if i and time.perf_counter() > until:
+            break
+        turn = i % len(names)
+        yield from names[turn:]
+        yield from names[:turn]
+
+
+def check_timing(
     models: Mapping[str, nn.Module], *, rounds: int, warmup: int, max_seconds: float
 ) -> None:
+    """Raise unless there is something to time, for some time.
+
+    Raises:
+        SettingError: If there is no network, or a number is out of range.
+    """
     if not models:
         message = "no model to time: give at least one, as {name: model}"
         raise SettingError(message)

@@ -168,7 +168,7 @@ class Adapt:
         settings, terms = self.settings, self._terms(context.task)
         model = limited(student, settings.update, rank=settings.rank)
         follows = settings.labeler == "student"
-        labeler = averaged_copy(model) if follows else averaged_copy(teacher).to(context.device)
+        labeler = averaged_copy(model if follows else teacher).to(context.device)
 
         def after_step(network: nn.Module, step: int) -> None:
             follow_(labeler, network, step, settings.mean_teacher)
