@@ -159,7 +159,7 @@ def test_a_gpu_is_timed_by_events(monkeypatch):
 @pytest.mark.parametrize(
     ("models", "settings", "said"),
     [
-        ({}, {}, "got 0 models"),
+        ({}, {}, "no model to time: give at least one, as {name: model}"),
         ({"a": nn.ReLU()}, {"rounds": 0}, "rounds=0"),
         ({"a": nn.ReLU()}, {"max_seconds": 0.0}, r"max_seconds=0.0"),
     ],
