@@ -168,6 +168,17 @@ def test_the_knapsack_is_never_worse_than_greedy_nor_better_than_the_bound(probl
     assert bound * (1 - 1e-9) <= loss <= greedy * (1 + 1e-9)
 
 
+def test_the_bound_of_a_choice_exactly_at_the_limit_is_not_that_of_its_rounding():
+    group = ChannelGroup("a", 2, (), restricted=False)
+    cost = CostFunction(("a",), (CostTerm("w", 1, (Extent(0, {"a": 1}),)),))
+    budget = Budget(keep_macs=0.5, round_to=1, min_channels=1)
+    space = width_space((group,), CostModel(macs=cost, params=cost), budget)
+
+    bound, _ = least_loss(space, space.level_losses({"a": np.zeros(3)}), space.top)
+
+    assert bound == 0.0
+
+
 @settings(deadline=None, max_examples=30)
 @given(problem=problems())
 def test_the_bound_is_below_every_choice_within_the_budget(problem):

@@ -11,6 +11,7 @@ from coa_compress.costs import CostFunction, PeakFunction
 _ROUNDS = 16
 _HALVINGS = 22
 _LEAST_PRICE = 1e-30
+_ROUNDING = 1e-13
 _SIDES = (1 - 1e-5, 1 + 1e-5)
 _PARTS = (0.02, 0.1, 0.3, 0.7, 1.0)
 
@@ -101,7 +102,10 @@ def _tangent(space: WidthSpace, limit: Limit, widths: NDArray[np.float64]) -> _C
         gradient = np.zeros(len(vector))
     by_name = dict(zip(cost.group_names, gradient * vector / value, strict=True))
     slopes = np.array([by_name[name] for name in space.names])
-    return _Cut(slopes, float(np.log(limit.most / value) + slopes @ np.log(widths)))
+    logs = np.log(widths)
+    room = float(np.log(limit.most / value) + slopes @ logs)
+    # a choice that is exactly at the limit must not seem to be over it
+    return _Cut(slopes, room + _ROUNDING * (1.0 + float(np.abs(slopes) @ np.abs(logs))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
