@@ -239,6 +239,7 @@ class Allocation:
         bounded_by: The resources that ``least_loss`` accounts for; the others it leaves free.
         predicted: Kept fraction of latency and memory by their models, where they are limited.
         measured: What the built student was measured to take, by resource.
+        evenness: How far groups were taken to lose alike; see ``allocation.losses.evened``.
     """
 
     kept: Mapping[str, Tensor]
@@ -253,6 +254,7 @@ class Allocation:
     bounded_by: tuple[str, ...] = ()
     predicted: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[str, MeasuredLimit] = field(default_factory=dict)
+    evenness: float = 0.0
 
     @property
     def widths(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from coa_compress.allocation.bound import least_loss
 from coa_compress.allocation.catalog import ALLOCATORS
 from coa_compress.allocation.greedy import allocate_greedy
 from coa_compress.allocation.knapsack import allocate_knapsack
-from coa_compress.allocation.losses import expected_losses, removal_losses
+from coa_compress.allocation.losses import evened, expected_losses, removal_losses
 from coa_compress.allocation.space import width_space
 from coa_compress.allocation.threshold import allocate_global
 from coa_compress.allocation.uniform import allocate_uniform
@@ -393,6 +393,41 @@ def test_removal_losses_start_at_zero_and_grow_faster_and_faster():
     assert losses[-1] == 0
     assert all(steps[1:-1] >= steps[2:])
     assert all(steps > 0)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=5), st.floats(0, 1))
+@FEW
+def test_evened_losses_are_closer_to_each_other_and_keep_their_shape(scales, evenness):
+    shape = removal_losses(np.linspace(0.1, 1, 16))
+    losses = {f"conv{i}": scale * shape for i, scale in enumerate(scales)}
+
+    found = evened(losses, evenness)
+
+    for name, loss in losses.items():
+        np.testing.assert_allclose(found[name] / found[name][2], loss / loss[2])
+    before, after = (np.log([loss[2] for loss in one.values()]) for one in (losses, found))
+    np.testing.assert_allclose(np.diff(after), (1 - evenness) * np.diff(before), atol=1e-9)
+
+
+def test_losses_that_are_not_evened_or_are_zero_stay_as_they_are():
+    losses = {"idle": np.zeros(9), "conv": removal_losses(np.ones(8))}
+
+    assert evened(losses, 0.0) is losses
+    assert not evened(losses, 1.0)["idle"].any()
+    np.testing.assert_allclose(evened(losses, 1.0)["conv"], losses["conv"])
+
+
+def test_evened_groups_get_widths_by_what_they_cost():
+    groups, costs = chain([64, 64])
+    scores = {"conv0": torch.full((64,), 1e-6), "conv1": torch.ones(64)}
+    one, other = (
+        make_allocation(groups, scores, costs, Budget(keep_params=0.5), evenness=evenness).widths
+        for evenness in (0.0, 1.0)
+    )
+
+    assert one == {"conv0": 24, "conv1": 64}
+    assert other["conv0"] > one["conv0"]
+    assert other["conv1"] < one["conv1"]
 
 
 def test_two_limits_both_hold():

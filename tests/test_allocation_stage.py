@@ -9,17 +9,26 @@ from coa_compress.errors import BudgetError, SettingError
 from coa_compress.profiling.memory import peak_memory_mb
 from coa_compress.stages.allocate import AllocateSettings
 from tests.nets import Residual
-from tests.small_runs import SELF, small_recipe
+from tests.small_runs import SELF, seeded, small_recipe
 
 LATENCY = SELF.replace("keep_macs: 0.6", "keep_latency: 0.95, latency_rounds: 1")
 MEMORY = SELF.replace("keep_macs: 0.6", "keep_memory: 0.9, keep_macs: 0.9")
 
 
 class Plain(torch.nn.Sequential):
-    def __init__(self):
+    def __init__(self, width=16):
         super().__init__(
-            torch.nn.Conv2d(3, 16, 3, padding=1), Residual(16, 16), torch.nn.Conv2d(16, 3, 1)
+            torch.nn.Conv2d(3, width, 3, padding=1),
+            Residual(width, width),
+            torch.nn.Conv2d(width, 3, 1),
         )
+
+
+class Wide(Plain):
+    """Its time depends on its widths, also where the machine is busy."""
+
+    def __init__(self):
+        super().__init__(96)
 
 
 def test_a_memory_budget_is_met_by_the_built_student(tmp_path):
@@ -41,11 +50,11 @@ def test_a_memory_budget_is_met_by_the_built_student(tmp_path):
 
 def test_a_plan_with_a_latency_limit_shows_what_is_predicted(tmp_path, capsys):
     table = tmp_path / "table.json"
-    assert run(["profile", f"{__name__}:Plain", "--size", "16x16", "--table", str(table)]) == 0
+    assert run(["profile", f"{__name__}:Wide", "--size", "16x16", "--table", str(table)]) == 0
     assert f"latency table: {table}" in capsys.readouterr().out
     text = LATENCY.replace("0.95, latency_rounds: 1", f"0.95, latency_table: {table}")
 
-    plan = Compressor(Plain(), recipe=small_recipe(text), out=tmp_path / "run").plan()
+    plan = Compressor(Wide(), recipe=small_recipe(text), out=tmp_path / "run").plan()
 
     line = next(line for line in plan.splitlines() if line.startswith("latency"))
     assert line.endswith("% predicted; a run builds the student and measures it")
@@ -63,3 +72,46 @@ def test_a_plan_with_a_latency_limit_shows_what_is_predicted(tmp_path, capsys):
 def test_wrong_limits_are_named(given, error, words):
     with pytest.raises(error, match=words):
         AllocateSettings(**given)
+
+
+EVEN = SELF.replace("keep_macs: 0.6", "keep_macs: 0.4")
+
+
+def evened_run(folder, **overrides):
+    given = {f"stages__allocate__{name}": value for name, value in overrides.items()}
+    recipe = small_recipe(EVEN, **given, stages__distill="off", stages__measure="off")
+    return Compressor(seeded(Deep), recipe=recipe, out=folder).run()
+
+
+class Deep(torch.nn.Sequential):
+    """Three groups, of which one matters far more than the others."""
+
+    def __init__(self):
+        convs = [torch.nn.Conv2d(3, 16, 3, padding=1)]
+        convs += [torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(2)]
+        super().__init__(*convs, torch.nn.Conv2d(16, 3, 3, padding=1))
+
+
+def test_where_no_evenness_is_given_the_nearer_of_two_students_is_taken(tmp_path):
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    students = {
+        name: evened_run(tmp_path / name, **given)
+        for name, given in {
+            "tried": {},
+            "uneven": {"evenness": 0.0},
+            "even": {"evenness": 0.5},
+        }.items()
+    }
+    widths = {name: result.report.allocation["groups"] for name, result in students.items()}
+    teacher = seeded(Deep).eval()
+    with torch.no_grad():
+        errors = {
+            name: float((result.student(images) - teacher(images)).square().mean())
+            for name, result in students.items()
+        }
+
+    assert widths["uneven"] != widths["even"]
+    assert errors["tried"] == min(errors.values()) < max(errors.values())
+    nearer = min(("uneven", "even"), key=errors.__getitem__)
+    assert widths["tried"] == widths[nearer]
+    assert students["tried"].report.allocation["evenness"] == {"uneven": 0.0, "even": 0.5}[nearer]

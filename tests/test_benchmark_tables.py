@@ -30,7 +30,15 @@ def frontier_record():
         }
         for seed in (0, 1)
     ]
-    return {**new_record("frontier", ["--seeds", "0", "1"]), "seeds": [0, 1], "rows": rows}
+    literature = {"name": "gcanet", "params": 7e5, "macs": 15e9, "latency": 4.0}
+    return {
+        **new_record("frontier", ["--seeds", "0", "1"]),
+        "recipe": "dehaze.yaml",
+        "example_size": [1, 3, 64, 48],
+        "seeds": [0, 1],
+        "rows": rows,
+        "published": [{**literature, "psnr_db": {"builtin": 19.0}}],
+    }
 
 
 def test_the_check_fails_for_an_old_page_and_writing_mends_it(tmp_path, monkeypatch, capsys):
@@ -130,4 +138,6 @@ def test_the_frontier_shows_means_and_spreads():
         table[3] == "| student, 25.0% of the MACs asked | 2.000 M | 4.000 G | 0.50 | 20.50 ± 0.71 |"
     )
     assert table[4].startswith("| the same, adapted (accepted 1 of 2) | ")
+    assert table[5] == "| `gcanet`, its published weights | 0.700 M | 15.000 G | 4.00 | 19.00 |"
+    assert table[7].startswith("`recipes/dehaze.yaml`. MACs: multiply-accumulates of one 64 x 48")
     assert markdown_table(["a"], []) == "| a |\n| --- |"

@@ -3,19 +3,23 @@
 from functools import partial
 
 from benchmarks.peers.subject import Pruned, Subject, loss
-from coa_compress.allocation.allocate import make_allocation
-from coa_compress.artifacts import Budget
-from coa_compress.protocols import Scorer
+from coa_compress.allocation.allocate import DEFAULT_ALLOCATOR
+from coa_compress.protocols import Scorer, SilentObserver
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.scoring.random import score_random
-from coa_compress.stages.allocate import AllocateSettings
+from coa_compress.stages.allocate import Allocate, AllocateSettings
 from coa_compress.stages.score import ScoreSettings
-
-ROUND_TO = 8
+from coa_compress.stages.state import Context, State, needed
 
 
 def prune_ours(
-    subject: Subject, keep: float, *, scorer: str = "", allocator: str = "", refitted: bool = True
+    subject: Subject,
+    keep: float,
+    *,
+    scorer: str = "",
+    allocator: str = "",
+    evenness: float | None = None,
+    refitted: bool = True,
 ) -> Pruned:
     """Return a student whose channels we chose and cut.
 
@@ -24,14 +28,25 @@ def prune_ours(
         keep: Fraction of the MACs that may be kept.
         scorer: Name in ``SCORERS``; empty for the default of the recipe.
         allocator: Name in ``ALLOCATORS``; empty for the default of the recipe.
+        evenness: Of the allocation; None for the nearer of two, as in the recipe.
         refitted: Whether the refit belongs to the method.
     """
-    structure = subject.structure
-    scores = _scorer(scorer, subject.seed)(subject.teacher, structure.groups, subject.batches, loss)
-    budget = Budget(keep_macs=keep, round_to=ROUND_TO, min_channels=ROUND_TO)
-    name = allocator or AllocateSettings(keep_macs=keep).allocator
-    allocation = make_allocation(structure.groups, scores, structure.costs, budget, name)
-    cut = structure.cut(allocation.kept)
+    scores = _scorer(scorer, subject.seed)(
+        subject.teacher, subject.structure.groups, subject.batches, loss
+    )
+    settings = AllocateSettings(
+        allocator=allocator or DEFAULT_ALLOCATOR, keep_macs=keep, evenness=evenness
+    )
+    context = Context(
+        task=subject.task,
+        seed=subject.seed,
+        device="cpu",
+        observer=SilentObserver(),
+        structure=lambda _: subject.structure,
+        example=subject.example,
+    )
+    state = Allocate(settings).run(State(teacher=subject.teacher, scores=scores), context)
+    cut = subject.structure.cut(needed(state.allocation, "an allocation", "prune", "allocate").kept)
     return Pruned(cut.student, cut, refitted=refitted)
 
 

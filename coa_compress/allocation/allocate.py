@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coa_compress.allocation.bound import least_loss
 from coa_compress.allocation.catalog import ALLOCATORS
-from coa_compress.allocation.losses import expected_losses
+from coa_compress.allocation.losses import evened, expected_losses
 from coa_compress.allocation.space import Levels, WidthSpace, any_space, width_space
 from coa_compress.allocation.widths import select_channels
 from coa_compress.artifacts import Allocation, Budget, ChannelGroup, Curves, ExpectedLosses, Scores
@@ -19,7 +20,7 @@ DEFAULT_ALLOCATOR = "knapsack"
 """Never worse than ``greedy`` by the losses it is given, and fast."""
 
 
-def make_allocation(
+def make_allocation(  # noqa: PLR0913 - each is a setting of its own
     groups: Sequence[ChannelGroup],
     scores: Scores,
     costs: CostModel,
@@ -27,6 +28,7 @@ def make_allocation(
     allocator_name: str = DEFAULT_ALLOCATOR,
     *,
     curves: Curves | None = None,
+    evenness: float = 0.0,
 ) -> Allocation:
     """Return the channels that stay: widths by an allocator, and the best channels of each group.
 
@@ -37,6 +39,7 @@ def make_allocation(
         budget: The limits.
         allocator_name: Name in ``ALLOCATORS``.
         curves: Measured sensitivity of each group; it then decides the widths, not the scores.
+        evenness: How far groups are taken to lose alike, from 0 to 1; see ``evened``.
 
     Raises:
         BudgetError: If the budget cannot be met, or a plug-in did not meet it.
@@ -60,13 +63,15 @@ def make_allocation(
     losses = expected_losses(groups, scores)
     if curves is not None:
         losses = expected_losses(groups, scores, curves)
+    losses = evened(losses, evenness)
     widths = ALLOCATORS.get(allocator_name)(groups, losses, costs, budget)
     space = width_space(groups, costs, budget)
     vector = np.array([widths[name] for name in space.names], dtype=np.int64)
     _check_within(space, space.costs(vector[None])[0], allocator_name)
     if widths == space.full_widths:
         _warn_of_no_effect(space)
-    return _answer(space, scores, losses, costs, widths, allocator=allocator_name)
+    found = _answer(space, scores, losses, costs, widths, allocator=allocator_name)
+    return replace(found, evenness=evenness)
 
 
 def narrowest_allocation(

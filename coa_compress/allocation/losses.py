@@ -47,6 +47,33 @@ def expected_losses(
     return {group.name: curve_losses(curves[group.name]) for group in groups}
 
 
+def evened(losses: ExpectedLosses, evenness: float) -> ExpectedLosses:
+    """Return the losses with groups closer to each other in what they lose in all.
+
+    Losses say what cutting does before anything is trained. A distillation repairs most where most
+    is lost, so that what is left of the differences between groups is smaller: each group is
+    divided by ``(t / mean) ** evenness``, where ``t`` is its loss at an eighth of its width, and
+    ``mean`` that of all groups.
+
+    Args:
+        losses: Of each group at each width.
+        evenness: From 0, which returns the losses as they are, to 1: all groups lose the same.
+
+    >>> losses = {"a": np.array([9.0, 4.0, 0.0]), "b": np.array([99.0, 16.0, 0.0])}
+    >>> {name: loss.tolist() for name, loss in evened(losses, 1.0).items()}
+    {'a': [22.5, 10.0, 0.0], 'b': [61.875, 10.0, 0.0]}
+    """
+    if not evenness:
+        return losses
+    totals = {name: float(loss[max((len(loss) - 1) // 8, 1)]) for name, loss in losses.items()}
+    positive = [total for total in totals.values() if total > 0]
+    mean = sum(positive) / max(len(positive), 1)
+    return {
+        name: loss / (totals[name] / mean) ** evenness if totals[name] > 0 else loss
+        for name, loss in losses.items()
+    }
+
+
 def removal_losses(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the loss that a group is expected to cause at each width.
 

@@ -95,6 +95,7 @@ def describe_allocation(
         "macs_kept": allocation.macs / max(1, allocation.teacher_macs),
         "params_kept": allocation.params / max(1, allocation.teacher_params),
         "allocator": allocation.allocator,
+        "evenness": allocation.evenness,
         "gap": allocation.gap,
         "gap_within": list(allocation.bounded_by),
         **_measured(allocation),

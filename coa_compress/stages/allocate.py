@@ -1,11 +1,12 @@
 """Choose the widths of the student."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from torch import nn
 
 from coa_compress.allocation.allocate import (
@@ -28,10 +29,12 @@ from coa_compress.artifacts import (
 from coa_compress.checkpoint import load_tensors, save_tensors
 from coa_compress.costs import CostModel
 from coa_compress.errors import SettingError
+from coa_compress.profiling.modes import evaluating
 from coa_compress.refit.closed_form import refit
 from coa_compress.rounds import RoundSteps, allocate_further, allocate_in_rounds
 from coa_compress.scoring.catalog import SCORERS
-from coa_compress.settings import Fraction, PositiveFloat, PositiveInt, check_ranges
+from coa_compress.scoring.curves import output_values, squared_change
+from coa_compress.settings import Fraction, PositiveFloat, PositiveInt, UnitInterval, check_ranges
 from coa_compress.stages.files import read_json, write_json
 from coa_compress.stages.limits import Place, limited_costs, measurer
 from coa_compress.stages.score import squared_error
@@ -41,6 +44,8 @@ Groups: TypeAlias = Sequence[ChannelGroup]
 
 _MARGINS = {"latency": 0.02, "memory": 0.0}
 """Part of a measured limit that stays free; peak memory is the same every time, on the CPU."""
+_EVENNESSES = (0.0, 0.5)
+"""What is tried where no evenness is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,10 @@ class AllocateSettings:
         latency_table: File that ``coa-compress profile --table`` wrote; None builds the table.
         latency_rounds: Timed passes of each student and the teacher, in turns.
         students: Most students that are built and measured.
+        evenness: How far the differences between what groups lose are taken back before widths are
+            chosen, from 0, by the scores or curves as they are, to 1, all groups lose alike; see
+            ``allocation.losses.evened``. None tries 0 and 0.5, and takes that of which the
+            refitted student is nearer to the teacher.
         rounds: In how many rounds the budget is reached; each one cuts a part, refits the
             student, and scores its channels for the next.
 
@@ -83,6 +92,7 @@ class AllocateSettings:
     latency_table: str | None = None
     latency_rounds: PositiveInt = 15
     students: PositiveInt = 8
+    evenness: UnitInterval | None = None
     rounds: PositiveInt = 1
 
     def __post_init__(self) -> None:
@@ -144,14 +154,15 @@ class Allocate:
         table = None if settings.latency_table is None else Path(settings.latency_table)
         costs = limited_costs(place, budget, table, context.progress)
 
-        def choose(within: Budget) -> Allocation:
-            steps = self._steps(state, context, costs)
+        def choose(within: Budget, evenness: float) -> Allocation:
+            steps = self._steps(state, context, costs, evenness)
             if state.allocation is None:
                 return allocate_in_rounds(structure, scores, within, steps, rounds=settings.rounds)
             left = groups_so_far(state, structure.groups)
             further = partial(steps.allocate, left, scores)
             return allocate_further(structure, state.allocation, within, further)
 
+        evenness = self._evenness(state, context, partial(choose, budget))
         if measure and (budget.limits_latency or budget.limits_memory):
             narrowest = narrowest_allocation(structure.groups, scores, costs, budget, curves=curves)
             limited = {"latency": budget.limits_latency, "memory": budget.limits_memory}
@@ -162,27 +173,48 @@ class Allocate:
                 },
             )
             measured = measurer(place, budget, costs, settings.latency_rounds)
-            allocation = allocate_measured(budget, choose, narrowest, measured, rules)
+            evenly = partial(choose, evenness=evenness)
+            allocation = allocate_measured(budget, evenly, narrowest, measured, rules)
         else:
-            allocation = choose(budget)
+            allocation = choose(budget, evenness)
         return replace(state, allocation=allocation, budget=budget)
 
-    def _steps(self, state: State, context: Context, costs: CostModel) -> RoundSteps:
+    def _evenness(
+        self, state: State, context: Context, choose: Callable[[float], Allocation]
+    ) -> float:
+        """Return what is given, that of the round before, or that of the nearest student."""
+        if self.settings.evenness is not None:
+            return self.settings.evenness
+        if state.allocation is not None:
+            return state.allocation.evenness
+        structure = context.structure(state.teacher)
+        kept = {evenness: choose(evenness).kept for evenness in _EVENNESSES}
+        first, second = kept.values()
+        if all(torch.equal(first[name], second[name]) for name in first):
+            return _EVENNESSES[0]
+        errors = {
+            evenness: _error(state.teacher, _refitted(structure.cut(one), state, context), context)
+            for evenness, one in kept.items()
+        }
+        return min(errors, key=errors.__getitem__)
+
+    def _steps(
+        self, state: State, context: Context, costs: CostModel, evenness: float
+    ) -> RoundSteps:
         # curves are of the whole teacher: they say nothing about what earlier rounds have left
         curves: Curves | None = state.curves if self.settings.rounds == 1 else None
 
         def allocate(groups: Groups, scores: Scores, budget: Budget) -> Allocation:
             name = self.settings.allocator
-            return make_allocation(groups, scores, costs, budget, name, curves=curves)
-
-        def refitted(cut: Cut) -> nn.Module:
-            cut = replace(cut, student=cut.student.to(context.device))
-            return refit(state.teacher.to(context.device), cut, context.calibration()).student
+            return make_allocation(
+                groups, scores, costs, budget, name, curves=curves, evenness=evenness
+            )
 
         def score(model: nn.Module, groups: Groups) -> Scores:
             scorer = SCORERS.get(state.scorer)
             return scorer(model, groups, context.calibration(), squared_error)
 
+        refitted = partial(_refitted, state=state, context=context)
         return RoundSteps(score=score, allocate=allocate, refit=refitted)
 
     def save(self, state: State, folder: Path) -> None:
@@ -216,9 +248,23 @@ class Allocate:
 
 _PLAIN = (
     *("macs", "params", "teacher_macs", "teacher_params"),
-    *("allocator", "loss", "least_loss"),
+    *("allocator", "loss", "least_loss", "evenness"),
 )
 """Fields of an allocation that JSON holds as they are."""
+
+
+def _refitted(cut: Cut, state: State, context: Context) -> nn.Module:
+    cut = replace(cut, student=cut.student.to(context.device))
+    return refit(state.teacher.to(context.device), cut, context.calibration()).student
+
+
+def _error(teacher: nn.Module, student: nn.Module, context: Context) -> float:
+    """Return how far a student is from the teacher on the calibration examples."""
+    with evaluating(teacher), evaluating(student):
+        return sum(
+            squared_change(output_values(teacher(batch.input)), student(batch.input))
+            for batch in context.calibration()
+        )
 
 
 def _counted(budget: Budget) -> Budget:
