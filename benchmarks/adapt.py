@@ -27,6 +27,7 @@ from coa_compress.compressor import Compressor, open_student
 from coa_compress.errors import DataError
 from coa_compress.protocols import SilentObserver
 from coa_compress.recipe.files import load_recipe
+from coa_compress.recipe.schema import Recipe
 from coa_compress.stages.adapt import Adapt
 from coa_compress.stages.state import Context
 from coa_compress.structure.analysis import analyze
@@ -87,6 +88,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "training.learning_rate=5.0e-4",
         "prior={dark_channel: 0.1}",
     ),
+    "teacher, detail, large crops": (
+        "labeler=teacher",
+        "replay={psnr: 0.1}",
+        "training.steps=1000",
+        "training.learning_rate=5.0e-4",
+        "training.ema_decay=0.99",
+        "task.crop=256",
+        "task.as_shot=0.75",
+    ),
     "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
     "teacher, bilevel, first order": (
         "labeler=teacher",
@@ -95,7 +105,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "bilevel=first_order",
     ),
 }
-"""Overrides of ``stages.adapt`` by name, on top of the first variant."""
+"""Overrides of ``stages.adapt`` or of ``task`` by name, on top of the first variant."""
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -174,8 +184,10 @@ class _Bench:
         began = time.perf_counter()
         model = references.get(variant)
         if model is None:
-            stage = Adapt(_recipe(VARIANTS[variant], self.arguments).stages["adapt"])
-            model, _ = stage.adapt(self.student, self._context(seed), teacher=self.teacher)
+            recipe = _recipe(VARIANTS[variant], self.arguments)
+            context = self._context(seed, recipe.task.settings)
+            stage = Adapt(recipe.stages["adapt"])
+            model, _ = stage.adapt(self.student, context, teacher=self.teacher)
         seconds = time.perf_counter() - began
         return {"measures": self.task.measure(model), "seconds": seconds}
 
@@ -189,10 +201,11 @@ class _Bench:
             Compressor(recipe=load_recipe(_RECIPE, overrides)).run()
         return open_student(str(out))[0]
 
-    def _context(self, seed: int) -> Context:
+    def _context(self, seed: int, settings: DehazingSettings) -> Context:
         example = self.task.example_input()
+        own = self.task.settings
         return Context(
-            task=self.task,
+            task=DehazingTask(replace(own, crop=settings.crop, as_shot=settings.as_shot)),
             seed=seed,
             device=next(self.student.parameters()).device.type,
             observer=SilentObserver(),
@@ -201,11 +214,13 @@ class _Bench:
         )
 
 
-def _recipe(overrides: Sequence[str], arguments: argparse.Namespace) -> Any:
+def _recipe(overrides: Sequence[str], arguments: argparse.Namespace) -> Recipe:
     changed = [*_START, *overrides]
     if arguments.quick:
         changed += ["training.steps=4", "training.batch_size=1", "training.warmup_steps=1"]
-    return load_recipe(_RECIPE, [f"stages.adapt.{item}" for item in changed])
+    return load_recipe(
+        _RECIPE, [item if item.startswith("task.") else f"stages.adapt.{item}" for item in changed]
+    )
 
 
 def _with_original_parameters(settings: DehazingSettings, folder: Path) -> DehazingSettings:

@@ -52,8 +52,8 @@ def evened(losses: ExpectedLosses, evenness: float) -> ExpectedLosses:
 
     Losses say what cutting does before anything is trained. A distillation repairs most where most
     is lost, so that what is left of the differences between groups is smaller: each group is
-    divided by ``(t / mean) ** evenness``, where ``t`` is its loss at an eighth of its width, and
-    ``mean`` that of all groups.
+    divided by ``(t / mean) ** evenness``, where ``t`` is the loss of all its channels, without the
+    penalty for taking many, and ``mean`` that of all groups.
 
     Args:
         losses: Of each group at each width.
@@ -61,11 +61,13 @@ def evened(losses: ExpectedLosses, evenness: float) -> ExpectedLosses:
 
     >>> losses = {"a": np.array([9.0, 4.0, 0.0]), "b": np.array([99.0, 16.0, 0.0])}
     >>> {name: loss.tolist() for name, loss in evened(losses, 1.0).items()}
-    {'a': [22.5, 10.0, 0.0], 'b': [61.875, 10.0, 0.0]}
+    {'a': [54.0, 24.0, 0.0], 'b': [54.0, 8.727272727272727, 0.0]}
     """
     if not evenness:
         return losses
-    totals = {name: float(loss[max((len(loss) - 1) // 8, 1)]) for name, loss in losses.items()}
+    totals = {
+        name: float(loss[0]) / max(len(loss) - 1, 1) ** _CROWDING for name, loss in losses.items()
+    }
     positive = [total for total in totals.values() if total > 0]
     mean = sum(positive) / max(len(positive), 1)
     return {
