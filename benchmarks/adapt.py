@@ -55,6 +55,13 @@ _START = (
     "training={steps: 150, batch_size: 4, learning_rate: 2.0e-4, warmup_steps: 10}",
     "training.ema_decay=0.95",
 )
+_LARGE = (
+    "replay={psnr: 0.1}",
+    "training.learning_rate=5.0e-4",
+    "training.ema_decay=0.99",
+    "task.crop=256",
+    "task.as_shot=0.75",
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "detail": (),
     "plain label": ("label=plain",),
@@ -88,14 +95,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "training.learning_rate=5.0e-4",
         "prior={dark_channel: 0.1}",
     ),
-    "teacher, detail, large crops": (
+    "teacher, detail, large crops": ("labeler=teacher", "training.steps=1000", *_LARGE),
+    "teacher, detail, large crops, strong": (
         "labeler=teacher",
-        "replay={psnr: 0.1}",
-        "training.steps=1000",
-        "training.learning_rate=5.0e-4",
-        "training.ema_decay=0.99",
-        "task.crop=256",
-        "task.as_shot=0.75",
+        "training.steps=600",
+        *_LARGE,
+        "consistency=2.0",
     ),
     "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
     "teacher, bilevel, first order": (

@@ -141,3 +141,36 @@ def test_the_frontier_shows_means_and_spreads():
     assert table[5] == "| `gcanet`, its published weights | 0.700 M | 15.000 G | 4.00 | 19.00 |"
     assert table[7].startswith("`recipes/dehaze.yaml`. MACs: multiply-accumulates of one 64 x 48")
     assert markdown_table(["a"], []) == "| a |\n| --- |"
+
+
+def test_the_frontier_has_a_row_for_each_budget_and_seed_of_its_recipe(
+    tmp_path, monkeypatch, capsys
+):
+    made = []
+
+    def row(keep, seed, arguments):
+        made.append((keep, seed, arguments.overrides[-1]))
+        return {**frontier_record()["rows"][0], "keep_macs": keep, "seed": seed}
+
+    monkeypatch.setattr(frontier, "_run", row)
+    path = tmp_path / "frontier.json"
+    given = ["--keep", "0.5", "0.25", "--seeds", "0", "1", "--recipe", "recipes/dehaze_full.yaml"]
+
+    frontier.main([*given, "--quick", "--json", str(path), "--set", "task.max_test_images=1"])
+
+    record = read_record(path)
+    assert made == [
+        (keep, seed, "task.max_test_images=1") for keep in (0.5, 0.25) for seed in (0, 1)
+    ]
+    assert record["recipe"] == "dehaze_full.yaml"
+    assert list(record["test_digests"]) == ["builtin"]
+    assert "| student, 50.0% of the MACs asked | " in capsys.readouterr().out
+
+
+def test_published_networks_need_the_folder_of_their_weights(monkeypatch, capsys):
+    monkeypatch.setattr(frontier, "default_data", lambda: None)
+
+    with pytest.raises(SystemExit):
+        frontier.main(["--published", "gcanet"])
+
+    assert "give the folder that holds weights/ by --data" in capsys.readouterr().err
