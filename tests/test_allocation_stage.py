@@ -1,13 +1,20 @@
 """The allocate stage with measured limits, its files, its plan, and a latency table."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
+from coa_compress.artifacts import Batch
 from coa_compress.cli.commands import run
 from coa_compress.compressor import Compressor
 from coa_compress.errors import BudgetError, SettingError
 from coa_compress.profiling.memory import peak_memory_mb
-from coa_compress.stages.allocate import AllocateSettings
+from coa_compress.protocols import SilentObserver
+from coa_compress.stages import allocate as allocating
+from coa_compress.stages.allocate import Allocate, AllocateSettings
+from coa_compress.stages.state import Context, State
+from coa_compress.structure.analysis import analyze
 from tests.nets import Residual
 from tests.small_runs import SELF, seeded, small_recipe
 
@@ -74,44 +81,70 @@ def test_wrong_limits_are_named(given, error, words):
         AllocateSettings(**given)
 
 
-EVEN = SELF.replace("keep_macs: 0.6", "keep_macs: 0.4")
-
-
-def evened_run(folder, **overrides):
-    given = {f"stages__allocate__{name}": value for name, value in overrides.items()}
-    recipe = small_recipe(EVEN, **given, stages__distill="off", stages__measure="off")
-    return Compressor(seeded(Deep), recipe=recipe, out=folder).run()
-
-
-class Deep(torch.nn.Sequential):
-    """Three groups, of which one matters far more than the others."""
+class Uneven(torch.nn.Sequential):
+    """Two groups, of which the first matters less than the second."""
 
     def __init__(self):
-        convs = [torch.nn.Conv2d(3, 16, 3, padding=1)]
-        convs += [torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(2)]
-        super().__init__(*convs, torch.nn.Conv2d(16, 3, 3, padding=1))
+        convs = [torch.nn.Conv2d(3, 16, 1), torch.nn.Conv2d(16, 16, 1), torch.nn.Conv2d(16, 3, 1)]
+        super().__init__(*convs)
 
 
-def test_where_no_evenness_is_given_the_nearer_of_two_students_is_taken(tmp_path):
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    students = {
-        name: evened_run(tmp_path / name, **given)
-        for name, given in {
-            "tried": {},
-            "uneven": {"evenness": 0.0},
-            "even": {"evenness": 0.5},
-        }.items()
-    }
-    widths = {name: result.report.allocation["groups"] for name, result in students.items()}
-    teacher = seeded(Deep).eval()
-    with torch.no_grad():
-        errors = {
-            name: float((result.student(images) - teacher(images)).square().mean())
-            for name, result in students.items()
-        }
+@dataclass
+class Images:
+    """A task with nothing but images to calibrate on."""
 
-    assert widths["uneven"] != widths["even"]
-    assert errors["tried"] == min(errors.values()) < max(errors.values())
-    nearer = min(("uneven", "even"), key=errors.__getitem__)
-    assert widths["tried"] == widths[nearer]
-    assert students["tried"].report.allocation["evenness"] == {"uneven": 0.0, "even": 0.5}[nearer]
+    batches: list[Batch]
+
+    def calibration_batches(self):
+        return self.batches
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """A teacher with its scores, and what stages are given."""
+    teacher = seeded(Uneven).eval()
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    structure = analyze(teacher, images[:1])
+    first, second = (group.name for group in structure.groups)
+    scores = {first: torch.linspace(1, 2, 16) * 0.2, second: torch.linspace(1, 2, 16)}
+    context = Context(
+        task=Images([Batch(images)]),
+        seed=0,
+        device="cpu",
+        observer=SilentObserver(),
+        structure=lambda _: structure,
+        example=images[:1],
+    )
+    return State(teacher=teacher, scores=scores), context
+
+
+def allocated(uneven, **given):
+    settings = AllocateSettings(keep_params=0.6, round_to=2, min_channels=2, **given)
+    return Allocate(settings).run(*uneven).allocation
+
+
+@pytest.mark.parametrize(("tolerance_db", "evenness"), [(1e9, 0.5), (-1e9, 0.0)])
+def test_widths_are_evened_unless_that_takes_the_refitted_student_too_far(
+    uneven, monkeypatch, tolerance_db, evenness
+):
+    monkeypatch.setattr(allocating, "_TOLERANCE_DB", tolerance_db)
+    tried = allocated(uneven)
+    monkeypatch.setattr(allocating, "refit", None)  # a number needs none
+    given = {number: allocated(uneven, evenness=number) for number in (0.0, 0.5)}
+
+    assert tried.evenness == evenness
+    assert tried.widths == given[evenness].widths != given[0.5 - evenness].widths
+    assert tried.macs == given[evenness].macs
+
+
+def test_a_later_round_keeps_the_evenness_of_the_first(uneven, monkeypatch):
+    state, context = uneven
+    monkeypatch.setattr(allocating, "refit", None)
+    before = allocated(uneven, evenness=0.3)
+    scores = {name: scores[before.kept[name]] for name, scores in state.scores.items()}
+    state = replace(state, scores=scores, allocation=before)
+
+    settings = AllocateSettings(keep_params=0.4, round_to=2, min_channels=2)
+    later = Allocate(settings)
+
+    assert later._evenness(state, context, choose=None) == 0.3
