@@ -55,6 +55,7 @@ class Table:
 
 TABLES = (
     Table("results", "README.md", "frontier.json", frontier.render),
+    Table("long", "README.md", "frontier_full.json", frontier.render),
     Table(
         "figures",
         "coa_compress/tasks/dehazing/weights/README.md",

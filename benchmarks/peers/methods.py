@@ -23,7 +23,6 @@ _SCOPES = ("global", "isomorphic", "local")
 
 METHODS: dict[str, Method] = {
     "ours": prune_ours,
-    "ours:no-refit": partial(prune_ours, refitted=False),
     "ours:even": partial(prune_ours, evenness=0.5),
     "ours:uneven": partial(prune_ours, evenness=0.0),
     "ours:uniform": partial(prune_ours, allocator="uniform"),
