@@ -80,8 +80,8 @@ def _costs(allocation: Allocation) -> list[str]:
         )
     if allocation.gap is not None:
         lines.append(
-            f"loss    {allocation.allocator}, evenness {allocation.evenness:g}: no widths within the "
-            f"limit of {' and '.join(allocation.bounded_by)} have an expected loss that is lower by "
-            f"more than {allocation.gap:.1%}"
+            f"loss    {allocation.allocator}, evenness {allocation.evenness:g}: no widths within "
+            f"the limit of {' and '.join(allocation.bounded_by)} have an expected loss that is "
+            f"lower by more than {allocation.gap:.1%}"
         )
     return lines
