@@ -148,3 +148,13 @@ def test_a_later_round_keeps_the_evenness_of_the_first(uneven, monkeypatch):
     later = Allocate(settings)
 
     assert later._evenness(state, context, choose=None) == 0.3
+
+
+def test_where_predictions_see_no_way_students_are_still_built_and_measured(uneven):
+    state, context = uneven
+
+    def choose(evenness):
+        raise BudgetError(str(evenness))
+
+    settings = AllocateSettings(keep_latency=0.5)
+    assert Allocate(settings)._evenness(state, context, choose) == 0.5

@@ -30,7 +30,7 @@ from coa_compress.artifacts import (
 )
 from coa_compress.checkpoint import load_tensors, save_tensors
 from coa_compress.costs import CostModel
-from coa_compress.errors import SettingError
+from coa_compress.errors import BudgetError, SettingError
 from coa_compress.profiling.modes import evaluating
 from coa_compress.refit.closed_form import refit
 from coa_compress.rounds import RoundSteps, allocate_further, allocate_in_rounds
@@ -192,7 +192,10 @@ class Allocate:
         if state.allocation is not None:
             return state.allocation.evenness
         structure = context.structure(state.teacher)
-        uneven, even = choose(0.0).kept, choose(_EVENNESS).kept
+        try:
+            uneven, even = choose(0.0).kept, choose(_EVENNESS).kept
+        except BudgetError:  # predictions see no way; what is measured may
+            return _EVENNESS
         if all(torch.equal(uneven[name], even[name]) for name in uneven):
             return _EVENNESS
         further_db = [
