@@ -24,7 +24,6 @@ _SCOPES = ("global", "isomorphic", "local")
 METHODS: dict[str, Method] = {
     "ours": prune_ours,
     "ours:even": partial(prune_ours, evenness=0.5),
-    "ours:uneven": partial(prune_ours, evenness=0.0),
     "ours:uniform": partial(prune_ours, allocator="uniform"),
     "magnitude": partial(prune_ours, scorer="magnitude", refitted=False),
     "uniform": partial(prune_ours, scorer="magnitude", allocator="uniform", refitted=False),

@@ -18,7 +18,7 @@ def prune_ours(
     *,
     scorer: str = "",
     allocator: str = "",
-    evenness: float | None = None,
+    evenness: float = 0.0,
     refitted: bool = True,
 ) -> Pruned:
     """Return a student whose channels we chose and cut.
@@ -28,7 +28,7 @@ def prune_ours(
         keep: Fraction of the MACs that may be kept.
         scorer: Name in ``SCORERS``; empty for the default of the recipe.
         allocator: Name in ``ALLOCATORS``; empty for the default of the recipe.
-        evenness: Of the allocation; None for the nearer of two, as in the recipe.
+        evenness: Of the allocation; 0 is the default of the stage.
         refitted: Whether the refit belongs to the method.
     """
     scores = _scorer(scorer, subject.seed)(

@@ -1,7 +1,7 @@
 """How much the output changes when one group alone is cut: measured, not predicted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def measure_curves(
     _check(structure, scores, batches)
     with evaluating(model):
         judged = batches[0].input
-        expected = output_values(model(judged))
+        expected = [tensor.double() for tensor in _values(model(judged))]
         scale = max(sum(float((t - t.mean()).square().sum()) for t in expected), _FLOOR)
         moments = _moments(model, structure, batches) if plan.refit else {}
         curves: dict[str, SensitivityCurve] = {}
@@ -98,7 +98,8 @@ def measure_curves(
                 cut = structure.cut({group.name: order[:width].sort().values})
                 compensate_(cut, model, moments)
                 with evaluating(cut.student.to(judged.device)) as student:
-                    losses.append(squared_change(expected, student(judged)) / scale)
+                    changed = zip(expected, _values(student(judged)), strict=True)
+                    losses.append(sum(float((a - b).square().sum()) for a, b in changed) / scale)
             curves[group.name] = _curve(group.name, widths, losses)
             progress(len(curves), len(structure.groups), {"loss": losses[0] if losses else 0.0})
     return curves
@@ -134,23 +135,8 @@ def _moments(
     return input_moments(model, sorted({p for read in places.values() for p in read}), batches)
 
 
-def output_values(output: object) -> list[Tensor]:
-    """Return the floating-point tensors of an output, in double precision."""
-    return [tensor.double() for tensor in output_tensors(output) if tensor.is_floating_point()]
-
-
-def squared_change(expected: Sequence[Tensor], output: object) -> float:
-    """Return the sum of the squared differences of an output from what was expected.
-
-    Args:
-        expected: As ``output_values`` gives them.
-        output: Of the same structure.
-
-    >>> squared_change(output_values([torch.zeros(2)]), [torch.tensor([1.0, 2.0])])
-    5.0
-    """
-    pairs = zip(expected, output_values(output), strict=True)
-    return sum(float((one - other).square().sum()) for one, other in pairs)
+def _values(output: object) -> Iterator[Tensor]:
+    return (tensor.double() for tensor in output_tensors(output) if tensor.is_floating_point())
 
 
 def _check(structure: Structure, scores: Scores, batches: Sequence[Batch]) -> None:

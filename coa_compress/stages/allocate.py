@@ -1,14 +1,11 @@
 """Choose the widths of the student."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import TypeAlias
 
-import torch
 from torch import nn
 
 from coa_compress.allocation.allocate import (
@@ -30,12 +27,10 @@ from coa_compress.artifacts import (
 )
 from coa_compress.checkpoint import load_tensors, save_tensors
 from coa_compress.costs import CostModel
-from coa_compress.errors import BudgetError, SettingError
-from coa_compress.profiling.modes import evaluating
+from coa_compress.errors import SettingError
 from coa_compress.refit.closed_form import refit
 from coa_compress.rounds import RoundSteps, allocate_further, allocate_in_rounds
 from coa_compress.scoring.catalog import SCORERS
-from coa_compress.scoring.curves import output_values, squared_change
 from coa_compress.settings import Fraction, PositiveFloat, PositiveInt, UnitInterval, check_ranges
 from coa_compress.stages.files import read_json, write_json
 from coa_compress.stages.limits import Place, limited_costs, measurer
@@ -46,10 +41,6 @@ Groups: TypeAlias = Sequence[ChannelGroup]
 
 _MARGINS = {"latency": 0.02, "memory": 0.0}
 """Part of a measured limit that stays free; peak memory is the same every time, on the CPU."""
-_LEAST_ERROR = 1e-30
-_EVENNESS = 0.5
-_TOLERANCE_DB = 1.0
-"""How much further an evened student may be from the teacher: so much a distillation repairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +65,7 @@ class AllocateSettings:
         students: Most students that are built and measured.
         evenness: How far the differences between what groups lose are taken back before widths are
             chosen, from 0, by the scores or curves as they are, to 1, all groups lose alike; see
-            ``allocation.losses.evened``. None is 0.5, or 0 where the refitted student of 0.5 is
-            further from the teacher than that of 0 by more than 1 dB.
+            ``allocation.losses.evened``.
         rounds: In how many rounds the budget is reached; each one cuts a part, refits the
             student, and scores its channels for the next.
 
@@ -96,7 +86,7 @@ class AllocateSettings:
     latency_table: str | None = None
     latency_rounds: PositiveInt = 15
     students: PositiveInt = 8
-    evenness: UnitInterval | None = None
+    evenness: UnitInterval = 0.0
     rounds: PositiveInt = 1
 
     def __post_init__(self) -> None:
@@ -158,15 +148,14 @@ class Allocate:
         table = None if settings.latency_table is None else Path(settings.latency_table)
         costs = limited_costs(place, budget, table, context.progress)
 
-        def choose(within: Budget, evenness: float) -> Allocation:
-            steps = self._steps(state, context, costs, evenness)
+        def choose(within: Budget) -> Allocation:
+            steps = self._steps(state, context, costs)
             if state.allocation is None:
                 return allocate_in_rounds(structure, scores, within, steps, rounds=settings.rounds)
             left = groups_so_far(state, structure.groups)
             further = partial(steps.allocate, left, scores)
             return allocate_further(structure, state.allocation, within, further)
 
-        evenness = self._evenness(state, context, partial(choose, budget))
         if measure and (budget.limits_latency or budget.limits_memory):
             narrowest = narrowest_allocation(structure.groups, scores, costs, budget, curves=curves)
             limited = {"latency": budget.limits_latency, "memory": budget.limits_memory}
@@ -177,50 +166,29 @@ class Allocate:
                 },
             )
             measured = measurer(place, budget, costs, settings.latency_rounds)
-            evenly = partial(choose, evenness=evenness)
-            allocation = allocate_measured(budget, evenly, narrowest, measured, rules)
+            allocation = allocate_measured(budget, choose, narrowest, measured, rules)
         else:
-            allocation = choose(budget, evenness)
+            allocation = choose(budget)
         return replace(state, allocation=allocation, budget=budget)
 
-    def _evenness(
-        self, state: State, context: Context, choose: Callable[[float], Allocation]
-    ) -> float:
-        """Return what is given, that of the round before, or what suits this network."""
-        if self.settings.evenness is not None:
-            return self.settings.evenness
-        if state.allocation is not None:
-            return state.allocation.evenness
-        structure = context.structure(state.teacher)
-        try:
-            uneven, even = choose(0.0).kept, choose(_EVENNESS).kept
-        except BudgetError:  # predictions see no way; what is measured may
-            return _EVENNESS
-        if all(torch.equal(uneven[name], even[name]) for name in uneven):
-            return _EVENNESS
-        further_db = [
-            _error_db(state.teacher, _refitted(structure.cut(kept), state, context), context)
-            for kept in (even, uneven)
-        ]
-        return _EVENNESS if further_db[0] <= further_db[1] + _TOLERANCE_DB else 0.0
-
-    def _steps(
-        self, state: State, context: Context, costs: CostModel, evenness: float
-    ) -> RoundSteps:
+    def _steps(self, state: State, context: Context, costs: CostModel) -> RoundSteps:
         # curves are of the whole teacher: they say nothing about what earlier rounds have left
         curves: Curves | None = state.curves if self.settings.rounds == 1 else None
 
         def allocate(groups: Groups, scores: Scores, budget: Budget) -> Allocation:
-            name = self.settings.allocator
+            name, evenness = self.settings.allocator, self.settings.evenness
             return make_allocation(
                 groups, scores, costs, budget, name, curves=curves, evenness=evenness
             )
+
+        def refitted(cut: Cut) -> nn.Module:
+            cut = replace(cut, student=cut.student.to(context.device))
+            return refit(state.teacher.to(context.device), cut, context.calibration()).student
 
         def score(model: nn.Module, groups: Groups) -> Scores:
             scorer = SCORERS.get(state.scorer)
             return scorer(model, groups, context.calibration(), squared_error)
 
-        refitted = partial(_refitted, state=state, context=context)
         return RoundSteps(score=score, allocate=allocate, refit=refitted)
 
     def save(self, state: State, folder: Path) -> None:
@@ -257,21 +225,6 @@ _PLAIN = (
     *("allocator", "loss", "least_loss", "evenness"),
 )
 """Fields of an allocation that JSON holds as they are."""
-
-
-def _refitted(cut: Cut, state: State, context: Context) -> nn.Module:
-    cut = replace(cut, student=cut.student.to(context.device))
-    return refit(state.teacher.to(context.device), cut, context.calibration()).student
-
-
-def _error_db(teacher: nn.Module, student: nn.Module, context: Context) -> float:
-    """Return how far a student is from the teacher: the mean over calibration batches, in dB."""
-    with evaluating(teacher), evaluating(student):
-        errors = [
-            squared_change(output_values(teacher(batch.input)), student(batch.input))
-            for batch in context.calibration()
-        ]
-    return fmean(10 * math.log10(max(error, _LEAST_ERROR)) for error in errors)
 
 
 def _counted(budget: Budget) -> Budget:
