@@ -95,6 +95,11 @@ def with_table(page: str, name: str, table: str) -> str:
 
 
 def _shown(argument: str) -> str:
-    """Return an argument as it may stand in a file: of a path outside, only its end."""
-    path = Path(argument)
-    return f"DATA/{path.name}" if path.is_absolute() or argument.startswith("..") else argument
+    """Return an argument as it may stand in a file: of paths outside, only their ends."""
+    key, equals, values = argument.rpartition("=")
+    return key + equals + ",".join(map(_inside, values.split(",")))
+
+
+def _inside(value: str) -> str:
+    path = Path(value)
+    return f"DATA/{path.name}" if path.is_absolute() or value.startswith("..") else value

@@ -90,6 +90,8 @@ def test_a_record_says_what_was_run_and_names_no_place_outside():
     record = new_record("prune", ["/somewhere/else/data", "../shared/test", "--keep", "0.5"])
 
     assert record["command"] == "python -m benchmarks.prune DATA/data DATA/test --keep 0.5"
+    several = new_record("frontier", ["--set", "task.train=/a/train,../b/extra,runs/c", "seed=1"])
+    assert several["command"].endswith("--set task.train=DATA/train,DATA/extra,runs/c seed=1")
     assert {"written", "commit", "versions", "device", "threads"} <= record.keys()
 
 
