@@ -59,9 +59,9 @@ def evened(losses: ExpectedLosses, evenness: float) -> ExpectedLosses:
         losses: Of each group at each width.
         evenness: From 0, which returns the losses as they are, to 1: all groups lose the same.
 
-    >>> losses = {"a": np.array([9.0, 4.0, 0.0]), "b": np.array([99.0, 16.0, 0.0])}
+    >>> losses = {"a": np.array([16.0, 4.0, 0.0]), "b": np.array([64.0, 8.0, 0.0])}
     >>> {name: loss.tolist() for name, loss in evened(losses, 1.0).items()}
-    {'a': [54.0, 24.0, 0.0], 'b': [54.0, 8.727272727272727, 0.0]}
+    {'a': [40.0, 10.0, 0.0], 'b': [40.0, 5.0, 0.0]}
     """
     if not evenness:
         return losses
