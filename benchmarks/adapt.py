@@ -55,13 +55,6 @@ _START = (
     "training={steps: 150, batch_size: 4, learning_rate: 2.0e-4, warmup_steps: 10}",
     "training.ema_decay=0.95",
 )
-_LARGE = (
-    "replay={psnr: 0.1}",
-    "training.learning_rate=5.0e-4",
-    "training.ema_decay=0.99",
-    "task.crop=256",
-    "task.as_shot=0.75",
-)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "detail": (),
     "plain label": ("label=plain",),
@@ -95,12 +88,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "training.learning_rate=5.0e-4",
         "prior={dark_channel: 0.1}",
     ),
-    "teacher, detail, large crops": ("labeler=teacher", "training.steps=1000", *_LARGE),
-    "teacher, detail, large crops, strong": (
+    "teacher, detail, large crops": (
         "labeler=teacher",
-        "training.steps=600",
-        *_LARGE,
-        "consistency=2.0",
+        "training.steps=1000",
+        "training.learning_rate=5.0e-4",
+        "training.ema_decay=0.99",
+        "replay={psnr: 0.1}",
+        "task.crop=256",
+        "task.as_shot=0.75",
     ),
     "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
     "teacher, bilevel, first order": (

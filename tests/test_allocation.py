@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coa_compress.allocation.allocate import make_allocation
+from coa_compress.allocation.allocate import make_allocation, narrowest_allocation
 from coa_compress.allocation.bound import least_loss
 from coa_compress.allocation.catalog import ALLOCATORS
 from coa_compress.allocation.greedy import allocate_greedy
@@ -428,6 +428,20 @@ def test_evened_groups_get_widths_by_what_they_cost():
     assert one == {"conv0": 24, "conv1": 64}
     assert other["conv0"] > one["conv0"]
     assert other["conv1"] < one["conv1"]
+
+
+@pytest.mark.parametrize("evenness", [0.0, 0.5, 1.0])
+def test_the_loss_of_the_narrowest_is_of_the_same_kind_as_that_of_a_choice(evenness):
+    groups, costs = chain([64, 64])
+    scores = {"conv0": torch.full((64,), 1e-6), "conv1": torch.ones(64)}
+    budget = Budget(keep_params=0.03)
+
+    chosen = make_allocation(groups, scores, costs, budget, evenness=evenness)
+    narrowest = narrowest_allocation(groups, scores, costs, budget, evenness=evenness)
+
+    assert chosen.widths == narrowest.widths == {"conv0": 8, "conv1": 8}
+    assert chosen.loss == narrowest.loss
+    assert chosen.evenness == narrowest.evenness == evenness
 
 
 def test_two_limits_both_hold():

@@ -3,13 +3,14 @@
 from functools import partial
 
 from benchmarks.peers.subject import Pruned, Subject, loss
-from coa_compress.allocation.allocate import DEFAULT_ALLOCATOR
-from coa_compress.protocols import Scorer, SilentObserver
+from coa_compress.allocation.allocate import DEFAULT_ALLOCATOR, make_allocation
+from coa_compress.artifacts import Budget
+from coa_compress.protocols import Scorer
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.scoring.random import score_random
-from coa_compress.stages.allocate import Allocate, AllocateSettings
 from coa_compress.stages.score import ScoreSettings
-from coa_compress.stages.state import Context, State, needed
+
+ROUND_TO = 8
 
 
 def prune_ours(
@@ -26,27 +27,19 @@ def prune_ours(
     Args:
         subject: What is pruned.
         keep: Fraction of the MACs that may be kept.
-        scorer: Name in ``SCORERS``; empty for the default of the recipe.
-        allocator: Name in ``ALLOCATORS``; empty for the default of the recipe.
-        evenness: Of the allocation; 0 is the default of the stage.
+        scorer: Name in ``SCORERS``; empty for the default.
+        allocator: Name in ``ALLOCATORS``; empty for the default.
+        evenness: Of what groups are expected to lose, see ``make_allocation``.
         refitted: Whether the refit belongs to the method.
     """
-    scores = _scorer(scorer, subject.seed)(
-        subject.teacher, subject.structure.groups, subject.batches, loss
+    structure = subject.structure
+    scores = _scorer(scorer, subject.seed)(subject.teacher, structure.groups, subject.batches, loss)
+    budget = Budget(keep_macs=keep, round_to=ROUND_TO, min_channels=ROUND_TO)
+    name = allocator or DEFAULT_ALLOCATOR
+    allocation = make_allocation(
+        structure.groups, scores, structure.costs, budget, name, evenness=evenness
     )
-    settings = AllocateSettings(
-        allocator=allocator or DEFAULT_ALLOCATOR, keep_macs=keep, evenness=evenness
-    )
-    context = Context(
-        task=subject.task,
-        seed=subject.seed,
-        device="cpu",
-        observer=SilentObserver(),
-        structure=lambda _: subject.structure,
-        example=subject.example,
-    )
-    state = Allocate(settings).run(State(teacher=subject.teacher, scores=scores), context)
-    cut = subject.structure.cut(needed(state.allocation, "an allocation", "prune", "allocate").kept)
+    cut = structure.cut(allocation.kept)
     return Pruned(cut.student, cut, refitted=refitted)
 
 

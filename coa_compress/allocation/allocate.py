@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from coa_compress.allocation.bound import least_loss
 from coa_compress.allocation.catalog import ALLOCATORS
-from coa_compress.allocation.losses import evened, expected_losses
+from coa_compress.allocation.losses import expected_losses
 from coa_compress.allocation.space import Levels, WidthSpace, any_space, width_space
 from coa_compress.allocation.widths import select_channels
 from coa_compress.artifacts import Allocation, Budget, ChannelGroup, Curves, ExpectedLosses, Scores
@@ -60,10 +60,9 @@ def make_allocation(  # noqa: PLR0913 - each is a setting of its own
     (tensor([0, 2]), 18, 36)
     """
     # the scores must be good in any case: they choose the channels
-    losses = expected_losses(groups, scores)
+    losses = expected_losses(groups, scores, evenness=evenness)
     if curves is not None:
-        losses = expected_losses(groups, scores, curves)
-    losses = evened(losses, evenness)
+        losses = expected_losses(groups, scores, curves, evenness=evenness)
     widths = ALLOCATORS.get(allocator_name)(groups, losses, costs, budget)
     space = width_space(groups, costs, budget)
     vector = np.array([widths[name] for name in space.names], dtype=np.int64)
@@ -81,6 +80,7 @@ def narrowest_allocation(
     budget: Budget,
     *,
     curves: Curves | None = None,
+    evenness: float = 0.0,
 ) -> Allocation:
     """Return the allocation with the least width of every group, whether it is enough or not.
 
@@ -90,11 +90,13 @@ def narrowest_allocation(
         costs: What widths cost.
         budget: Says which widths are allowed.
         curves: Measured sensitivity of each group.
+        evenness: Of its losses, as in ``make_allocation``, so that the two can be compared.
     """
-    losses = expected_losses(groups, scores, curves)
+    losses = expected_losses(groups, scores, curves, evenness=evenness)
     space = any_space(groups, costs, budget)
     widths = space.by_name(np.zeros_like(space.top))
-    return _answer(space, scores, losses, costs, widths, allocator="narrowest")
+    found = _answer(space, scores, losses, costs, widths, allocator="narrowest")
+    return replace(found, evenness=evenness)
 
 
 def _answer(

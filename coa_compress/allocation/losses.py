@@ -14,7 +14,11 @@ _CROWDING = 2
 
 
 def expected_losses(
-    groups: Sequence[ChannelGroup], scores: Scores, curves: Curves | None = None
+    groups: Sequence[ChannelGroup],
+    scores: Scores,
+    curves: Curves | None = None,
+    *,
+    evenness: float = 0.0,
 ) -> ExpectedLosses:
     """Return what each group is expected to lose at each width.
 
@@ -25,6 +29,7 @@ def expected_losses(
         groups: The channel groups.
         scores: Shape ``(n_channels,)`` for each group.
         curves: Measured sensitivity of every group, or None.
+        evenness: How far groups are taken to lose alike, from 0 to 1; see ``evened``.
 
     Raises:
         StructureError: If a group has no scores or no curve, or those of another width.
@@ -41,10 +46,11 @@ def expected_losses(
     if curves is None:
         for group in groups:
             _check_scores(group, scores)
-        return {g.name: removal_losses(scores[g.name].double().cpu().numpy()) for g in groups}
+        losses = {g.name: removal_losses(scores[g.name].double().cpu().numpy()) for g in groups}
+        return evened(losses, evenness)
     for group in groups:
         _check_curve(group, curves)
-    return {group.name: curve_losses(curves[group.name]) for group in groups}
+    return evened({group.name: curve_losses(curves[group.name]) for group in groups}, evenness)
 
 
 def evened(losses: ExpectedLosses, evenness: float) -> ExpectedLosses:

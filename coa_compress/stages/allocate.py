@@ -157,7 +157,9 @@ class Allocate:
             return allocate_further(structure, state.allocation, within, further)
 
         if measure and (budget.limits_latency or budget.limits_memory):
-            narrowest = narrowest_allocation(structure.groups, scores, costs, budget, curves=curves)
+            narrowest = narrowest_allocation(
+                structure.groups, scores, costs, budget, curves=curves, evenness=settings.evenness
+            )
             limited = {"latency": budget.limits_latency, "memory": budget.limits_memory}
             rules = LoopRules(
                 students=settings.students,

@@ -239,7 +239,7 @@ def _expected(state: State, context: Context) -> dict[str, float]:
         replace(group, n_channels=len(scores[group.name]))  # an earlier round may have cut it
         for group in context.structure(state.teacher).groups
     ]
-    losses = expected_losses(groups, scores, state.curves)
+    losses = expected_losses(groups, scores, state.curves, evenness=allocation.evenness)
     return {
         member.tensor.removesuffix(".weight"): float(losses[group.name][width])
         for group in groups
