@@ -26,7 +26,7 @@ from coa_compress.protocols import (
 from coa_compress.tasks.dehazing.data import DehazingData, spaced
 from coa_compress.tasks.dehazing.networks import HazeUNet
 from coa_compress.tasks.dehazing.references import known_networks
-from coa_compress.tasks.dehazing.settings import DehazingSettings, locations
+from coa_compress.tasks.dehazing.settings import DehazingSettings, MixtureSettings, locations
 from coa_compress.tasks.dehazing.task import DehazingTask
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -368,6 +368,32 @@ def test_several_folders_and_built_in_images_mix(folders):
     weights = [weight for weight, _ in data.training.parts]
     assert weights[-1] == 0.5
     assert len(data.training.parts[0][1].pairs) >= 14
+
+
+@pytest.mark.parametrize(
+    ("mixture", "weights"),
+    [
+        ({}, [0.538, 0.412, 0.05]),
+        ({"outdoor": 1, "pairs": 3}, [0.237, 0.712, 0.05]),
+        ({"outdoor": 0}, [0.95, 0.05]),
+    ],
+)
+def test_the_mixture_says_how_often_each_kind_is_drawn(folders, mixture, weights):
+    put_scene(folders / "scenes")
+    setting = f"{folders / 'train'},{folders / 'scenes'}"
+
+    training = task_on(folders, train=setting, mixture=MixtureSettings(**mixture)).data.training
+
+    assert [round(weight, 3) for weight, _ in training.parts] == weights
+
+
+def test_a_mixture_that_draws_nothing_is_refused(folders):
+    with pytest.raises(SettingError, match=r"MixtureSettings.pairs must be at least 0.0, got -1"):
+        MixtureSettings(pairs=-1)
+    with pytest.raises(
+        DataError, match=r"task.mixture gives 0 to all that .*train holds \(pairs\): give one"
+    ):
+        task_on(folders, mixture=MixtureSettings(pairs=0))
 
 
 def test_training_on_the_test_folder_is_warned_of(folders, caplog):

@@ -41,8 +41,6 @@ _LOG = logging.getLogger(__name__)
 _BUILTIN = "builtin"
 # to be raised whenever the built-in scenes, photographs or simulated images change
 _BUILTIN_VERSION = "builtin-1"
-# indoor scenes are the fewest and the hardest: most crops are drawn from them
-_MIXTURE = {"outdoor": 0.3, "indoor": 0.42, "pairs": 0.23}
 _HELD_OUT = {"outdoor": 0.45, "indoor": 0.25, "pairs": 0.25}
 _PROCEDURAL_SHARE = 0.05
 _PHOTOGRAPH_SHARE = 0.4
@@ -110,6 +108,7 @@ class DehazingData:
         self._train = _found(settings.train, with_truth)
         self._real = _found(settings.real, with_photographs)
         self._test = _found(settings.test, beside_truth)
+        self._weights = self._weights_of_kinds()
         self._warn_of_leaks()
 
     def fingerprint(self) -> list[str]:
@@ -137,14 +136,14 @@ class DehazingData:
         """Hazy crops with truth; nothing of the validation split."""
         held = {item.key for item in self._held_out}
         groups = {
-            name: [item for item in items if _key(item) not in held]
-            for name, items in self._groups.items()
+            name: [item for item in self._groups[name] if _key(item) not in held]
+            for name in self._weights
         }
-        parts = [(_MIXTURE[name], self._source(items)) for name, items in groups.items() if items]
-        total = sum(weight for weight, _ in parts)
-        scale = (1 - _PROCEDURAL_SHARE) / total if parts and not self._train.builtin else 1.0
         procedural = 0.5 if self._train.builtin else _PROCEDURAL_SHARE
-        parts = [(weight * scale, source) for weight, source in parts]
+        scale = (1 - procedural) / (sum(self._weights.values()) or 1.0)
+        parts = [
+            (self._weights[kind] * scale, self._source(items)) for kind, items in groups.items()
+        ]
         return Mixture([*parts, (procedural, self.procedural)])
 
     @cached_property
@@ -224,6 +223,19 @@ class DehazingData:
             adapting += simulated_real("train")
             judging += simulated_real("validation")
         return adapting, judging
+
+    def _weights_of_kinds(self) -> dict[str, float]:
+        """Return how often each kind in the training folders is drawn, without what is never."""
+        mixture = self._settings.mixture
+        present = {kind: getattr(mixture, kind) for kind, items in self._groups.items() if items}
+        weights = {kind: weight for kind, weight in present.items() if weight}
+        if present and not weights:
+            message = (
+                f"task.mixture gives 0 to all that {self._settings.train} holds "
+                f"({', '.join(present)}): give one of them a weight above 0"
+            )
+            raise DataError(message)
+        return weights
 
     @cached_property
     def _groups(self) -> dict[str, list[Pair | SceneFile]]:

@@ -6,10 +6,37 @@ from typing import Annotated
 from annotated_types import Ge
 
 from coa_compress.errors import SettingError
-from coa_compress.settings import NonNegativeInt, PositiveInt, UnitInterval, check_ranges
+from coa_compress.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    UnitInterval,
+    check_ranges,
+)
 from coa_compress.tasks.dehazing.hazing import HazeSettings
 
 _STRIDE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureSettings:
+    """How often each kind of image in the training folders is drawn, relative to the others there.
+
+    Args:
+        outdoor: Weight of the outdoor scenes together.
+        indoor: Weight of the indoor scenes together: the fewest, and the hardest.
+        pairs: Weight of the pairs together.
+
+    Raises:
+        SettingError: If a weight is negative.
+    """
+
+    outdoor: NonNegativeFloat = 0.3
+    indoor: NonNegativeFloat = 0.42
+    pairs: NonNegativeFloat = 0.23
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +52,8 @@ class DehazingSettings:
             ``index.csv``).
         real: Folders of real hazy photographs without truth, for adaptation.
         test: Folders of pairs for measurement; real photographs beside them are measured too.
+        mixture: How often scenes and pairs of the training folders are drawn. One crop in twenty
+            is a built-in one, and every second where ``builtin`` is among the folders.
         crop: Side of a training crop in pixels, a multiple of 16.
         as_shot: Part of the training crops whose exposure is left as it is; the others get a
             random gamma and gain.
@@ -50,13 +79,14 @@ class DehazingSettings:
     train: str | tuple[str, ...] = "builtin"
     real: str | tuple[str, ...] = "builtin"
     test: str | tuple[str, ...] = "builtin"
+    mixture: MixtureSettings = field(default_factory=MixtureSettings)
     crop: Annotated[int, Ge(32)] = 128
     as_shot: UnitInterval = 0.25
     clutter: NonNegativeInt = 0
     haze: HazeSettings = field(default_factory=HazeSettings)
     example_size: tuple[int, int] = (256, 256)
     validation_images: PositiveInt = 8
-    calibration_images: PositiveInt = 16
+    calibration_images: PositiveInt = 64
     tile: Annotated[int, Ge(128)] = 1024
     clip: str = ""
     clip_prompts: str = ""
