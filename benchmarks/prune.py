@@ -93,7 +93,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--splits", nargs="*", default=["sots_indoor", "sots_outdoor"])
     parser.add_argument("--images", type=int, default=12, help="most test images of each split")
     parser.add_argument("--crop", type=int, help="side of the middle that is judged; whole images")
-    parser.add_argument("--calibration", type=int, default=32, help="crops to calibrate on")
+    parser.add_argument("--calibration", type=int, default=64, help="crops to calibrate on")
     parser.add_argument(
         "--limit", type=float, default=600, help="processor seconds a peer may take"
     )

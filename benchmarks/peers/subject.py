@@ -47,7 +47,7 @@ class Choice:
     images: int = 12
     splits: tuple[str, ...] = ("sots_indoor", "sots_outdoor")
     crop: int | None = None
-    calibration: int = 32
+    calibration: int = 64
     size: int | None = None
 
 

@@ -42,7 +42,7 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
     batches: Sequence[Batch],
     *,
     ridge: float = 1e-4,
-    positions: int = 4096,
+    positions: int = 16384,
     max_memory_mb: float = 1024.0,
     progress: Progress = no_progress,
 ) -> RefitResult:

@@ -21,7 +21,7 @@ class RefitSettings:
     """
 
     ridge: NonNegativeFloat = 1e-4
-    positions: PositiveInt = 4096
+    positions: PositiveInt = 16384
     max_memory_mb: PositiveFloat = 1024.0
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ class SelfDistillationSettings:
     crop: Annotated[int, Ge(16)] = 128
     example_size: tuple[int, int] = (128, 128)
     validation_images: PositiveInt = 8
-    calibration_images: PositiveInt = 16
+    calibration_images: PositiveInt = 64
     test_images: PositiveInt = 16
 
     def __post_init__(self) -> None:
