@@ -35,15 +35,17 @@ class Call:
     norm: Normalization | None = None
 
 
-Visit = Callable[[Call], None]
-"""Called with every call that has just been made."""
+Visit = Callable[[Call], bool]
+"""Called with every call that has just been made; returns whether to make it again, as its weight
+has been changed in place."""
 
 
 class Watch(TorchFunctionMode):
     """Tell of every linear operator that runs, whether a layer calls it or plain code.
 
     Args:
-        visit: Called after each of them.
+        visit: Called after each of them; where it returns True, the operator runs once more, and
+            the network goes on with what comes out then.
     """
 
     def __init__(self, visit: Visit) -> None:
@@ -63,8 +65,9 @@ class Watch(TorchFunctionMode):
         name = str(getattr(func, "__name__", "")).partition(".")[0]
         output = func(*args, **named)
         if name in _READERS and isinstance(output, Tensor):
-            for call in _read(name, func, args, named, output):
-                self._visit(call)
+            changed = [self._visit(call) for call in _read(name, func, args, named, output)]
+            if any(changed):
+                return func(*args, **named)
         return output
 
 

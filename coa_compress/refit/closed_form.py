@@ -3,19 +3,24 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 
 import torch
 from torch import nn
 
 from coa_compress.artifacts import Batch, Cut
 from coa_compress.errors import SettingError
+from coa_compress.profiling.memory import peak_memory_mb
 from coa_compress.profiling.modes import evaluating
 from coa_compress.protocols import Progress, no_progress
-from coa_compress.refit.layers import LayerRefit, refit_layer_
-from coa_compress.refit.plan import plan_layers
+from coa_compress.refit.layers import LayerRefit, Solver, refit_in_passing_, refit_layer_
+from coa_compress.refit.plan import Layer, plan_layers
 from coa_compress.refit.sampling import portions_of
 from coa_compress.refit.solve import effort
-from coa_compress.refit.targets import observe_teacher
+from coa_compress.refit.targets import Targets, observe_teacher
+from coa_compress.refit.tracing import trace
+from coa_compress.structure.graph import FAILURES
 
 _PULLS = (1.0, 1e2, 1e4)
 """Strengths of the pull that are tried on each layer, relative to the one asked for."""
@@ -44,6 +49,7 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
     ridge: float = 1e-4,
     positions: int = 16384,
     max_memory_mb: float = 1024.0,
+    max_activations_mb: float = 4096.0,
     progress: Progress = no_progress,
 ) -> RefitResult:
     """Return a copy of the student whose layers reproduce what they computed in the teacher.
@@ -64,6 +70,10 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
     linear layers, matrix products and einsum with a parameter. All calls of one weight are
     fitted together.
 
+    The student runs once, on all examples together: each layer is refitted when it is called, and
+    called again. It runs anew, batch after batch, for a layer that is called several times or whose
+    weight is computed, and for every layer where the activations would not fit.
+
     Args:
         teacher: The network before the cut; unchanged.
         cut: The cut; its student is unchanged.
@@ -73,6 +83,8 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
         positions: Most positions that are sampled of each layer's output.
         max_memory_mb: What the sampled rows and the matrices of one layer may take, in MiB;
             where features are many, positions are fewer.
+        max_activations_mb: What the activations of the student on all examples may take, in MB of
+            10**6 bytes.
         progress: Called after each layer.
 
     Raises:
@@ -91,29 +103,70 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
     >>> torch.allclose(fitted(image), net(image), atol=1e-4)
     True
     """
-    _check(batches, ridge=ridge, positions=positions, max_memory_mb=max_memory_mb)
+    limits = {"max_memory_mb": max_memory_mb, "max_activations_mb": max_activations_mb}
+    _check(batches, ridge=ridge, positions=positions, limits=limits)
     student = copy.deepcopy(cut.student)
     if not cut.slices:
         return RefitResult(student, (), {})
     with torch.no_grad(), evaluating(student):
         reference = copy.deepcopy(teacher).eval()
         plan = plan_layers(reference, student, cut, batches[0].input)
-        efforts = {
-            layer.path: effort(positions, *layer.system, max_memory_mb=max_memory_mb)
+        ridges = [ridge * factor for factor in _PULLS]
+        solvers = {
+            layer.path: Solver(
+                effort(positions, *layer.system, max_memory_mb=max_memory_mb), ridges
+            )
             for layer in plan.layers
         }
         targets = observe_teacher(
-            reference, plan, portions_of(batches), {p: e.positions for p, e in efforts.items()}
+            reference,
+            plan,
+            portions_of(batches),
+            {path: solver.effort.positions for path, solver in solvers.items()},
         )
+        joint = _joint(student, batches, targets, max_activations_mb)
         layers: list[LayerRefit] = []
-        ridges = [ridge * factor for factor in _PULLS]
-        for layer in plan.layers:
-            layers.append(refit_layer_(student, layer, targets, efforts[layer.path], ridges))
-            progress(len(layers), len(plan.layers), {"error": layers[-1].error_after})
+
+        def tell(layer: LayerRefit) -> None:
+            layers.append(layer)
+            progress(len(layers), len(plan.layers), {"error": layer.error_after})
+
+        for in_passing, some in groupby(plan.layers, key=partial(_is_single, joint)):
+            if in_passing and joint is not None:
+                refit_in_passing_(student, list(some), joint, solvers, tell)
+                continue
+            for layer in some:
+                tell(refit_layer_(student, layer, targets, solvers[layer.path]))
     return RefitResult(student, tuple(layers), plan.skipped)
 
 
-def _check(batches: Sequence[Batch], *, ridge: float, positions: int, max_memory_mb: float) -> None:
+def _joint(
+    student: nn.Module, batches: Sequence[Batch], targets: Targets, max_activations_mb: float
+) -> Targets | None:
+    """Return the targets of all examples in one batch, or None where that does not run or fit."""
+    first = batches[0].input
+    total = sum(len(batch.input) for batch in batches)
+    if len({batch.input.shape[1:] for batch in batches}) > 1:
+        return None
+    if peak_memory_mb(student, first) * total / len(first) > max_activations_mb:
+        return None
+    try:
+        runs = trace(student, torch.cat([batch.input for batch in batches]))
+    except FAILURES:  # its code may know the size of the batch
+        return None
+    return targets.joined({(run.key, run.number): run.size for run in runs})
+
+
+def _is_single(joint: Targets | None, layer: Layer) -> bool:
+    """Return whether a layer can be refitted while the student runs once."""
+    if joint is None or layer.place.computed or any(bias.computed for bias in layer.biases):
+        return False
+    return len(layer.runs) == 1 and next(iter(layer.runs)) in joint.samples
+
+
+def _check(
+    batches: Sequence[Batch], *, ridge: float, positions: int, limits: Mapping[str, float]
+) -> None:
     if sum(len(batch.input) for batch in batches) == 0:
         message = "no example to refit with: give at least one calibration batch"
         raise SettingError(message)
@@ -123,6 +176,7 @@ def _check(batches: Sequence[Batch], *, ridge: float, positions: int, max_memory
     if positions < 1:
         message = f"positions must be at least 1, got {positions}"
         raise SettingError(message)
-    if max_memory_mb <= 0:
-        message = f"max_memory_mb must be above 0, got {max_memory_mb}"
-        raise SettingError(message)
+    for name, limit in limits.items():
+        if limit <= 0:
+            message = f"{name} must be above 0, got {limit}"
+            raise SettingError(message)

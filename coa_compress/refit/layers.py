@@ -1,16 +1,17 @@
 """Refit of one layer: what it reads in the student, what it should return, and the verdict."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from coa_compress.refit.calls import Call, Watch
-from coa_compress.refit.operators import LinearOperator, Statistics, values_at
+from coa_compress.refit.operators import LinearOperator, Operator, Statistics, values_at
 from coa_compress.refit.plan import Layer
-from coa_compress.refit.sampling import Portion, Sample
-from coa_compress.refit.solve import Effort, FewRows, NormalEquations, Rows
+from coa_compress.refit.sampling import Sample
+from coa_compress.refit.solve import Effort, FewRows, Fit, NormalEquations, Rows
 from coa_compress.refit.statistics import Moments, Normalization
 from coa_compress.refit.targets import Targets, add_moments_
 from coa_compress.refit.tracing import Ledger, RunId
@@ -18,6 +19,8 @@ from coa_compress.structure.rebuild import named_tensors
 
 _LEAST_GAIN = 1e-3
 """A layer is changed only if its error falls by at least this part."""
+_BLOCK = 2048
+"""Positions that are gathered at once."""
 _ROUNDING = 1e-10
 """Relative squared errors below this are rounding in single precision."""
 
@@ -44,105 +47,161 @@ class _AllSeenError(Exception):
     """Ends a forward pass as soon as everything wanted of it is known."""
 
 
-def refit_layer_(
-    student: nn.Module, layer: Layer, targets: Targets, effort: Effort, ridges: Sequence[float]
-) -> LayerRefit:
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """How the system of a layer is solved.
+
+    Args:
+        effort: From how many rows, and in which way.
+        ridges: Strengths of the pull to the present weights that are tried.
+    """
+
+    effort: Effort
+    ridges: Sequence[float]
+
+    def best(self, layer: Layer, rows: Iterable[Rows]) -> Fit:
+        """Return the change of a layer's weights that leaves least on the rows that judge."""
+        system = (NormalEquations if self.effort.multiplied_out else FewRows)(len(layer.biases))
+        for some in rows:
+            system.add_(some)
+        return system.best(self.ridges)
+
+
+def refit_layer_(student: nn.Module, layer: Layer, targets: Targets, solver: Solver) -> LayerRefit:
     """Refit one layer of a student in place, if that helps; return what became of it.
+
+    The student runs as far as the last run of the layer, once for each batch.
 
     Args:
         student: In evaluation mode; all layers before this one are refitted already.
         layer: The layer.
         targets: What the teacher has there.
-        effort: How the system is solved.
-        ridges: Strengths of the pull to the present weights that are tried.
+        solver: How the system is solved.
     """
     if isinstance(layer.operator, Statistics):
-        return _refit_statistics_(student, layer, targets)
-    system = (NormalEquations if effort.multiplied_out else FewRows)(len(layer.biases))
-    shape = torch.Size()
-    for portion, samples in _by_portion(layer, targets):
-        for seen in _seen(student, layer, portion, samples):
-            system.add_(seen.rows)
-            shape = seen.shape
-    fit = system.best(ridges)
+        return _refit_statistics_(layer, targets, _calls(student, layer, targets))
+    fit = solver.best(layer, _rows_of_runs(student, layer, targets))
     verdict = _verdict(layer, targets, fit.error_before, fit.error)
-    if verdict.accepted and fit.update is not None:
+    if verdict.accepted:
         before = _written(student, layer)
-        operator = _linear(layer)
-        layer.place.add_(student, operator.weight(fit.update, shape))
-        for bias, shift in zip(layer.biases, fit.shifts, strict=True):
-            bias.add_(student, shift.flatten())
+        _write_(student, layer, fit)
         if layer.place.computed or len(layer.runs) > 1:
-            verdict = _verdict(
-                layer, targets, fit.error_before, held_error(student, layer, targets)
-            )
+            after = held_error(student, layer, targets)
+            verdict = _verdict(layer, targets, fit.error_before, after)
             if not verdict.accepted:
                 _restore_(student, before)
     return verdict
 
 
+def refit_in_passing_(
+    student: nn.Module,
+    layers: Sequence[Layer],
+    targets: Targets,
+    solvers: Mapping[str, Solver],
+    tell: Callable[[LayerRefit], None],
+) -> None:
+    """Refit layers in place while the student runs once.
+
+    Each is refitted when it is called, and called again, so that all behind it sees what it
+    returns then: the same as ``refit_layer_`` of one after the other, in one run.
+
+    Args:
+        student: In evaluation mode; all layers before these are refitted already.
+        layers: In the order of execution; each has one run, and its weight is a parameter.
+        targets: Of one batch with all examples.
+        solvers: How the system of each is solved, by path.
+        tell: Called with what became of each layer.
+    """
+    (portion,) = targets.portions
+    waiting = {next(iter(layer.runs)): layer for layer in layers}
+    ledger = Ledger(student)
+
+    def visit(call: Call) -> bool:
+        run = ledger.enter(call)
+        layer = waiting.pop(run, None)
+        if layer is None:
+            return False
+        (sample,) = targets.samples[run]
+        if isinstance(layer.operator, Statistics):
+            verdict = _refit_statistics_(layer, targets, [call])
+        else:
+            fit = solvers[layer.path].best(layer, _rows(call, sample, layer.runs[run]))
+            verdict = _verdict(layer, targets, fit.error_before, fit.error)
+            if verdict.accepted:
+                _write_(student, layer, fit)
+        tell(verdict)
+        if not waiting:
+            raise _AllSeenError
+        return verdict.accepted
+
+    with suppress(_AllSeenError), Watch(visit):
+        student(portion.batch.input)
+
+
 def held_error(student: nn.Module, layer: Layer, targets: Targets) -> float:
     """Return the sum of squares that a layer is off, on the positions that judge."""
-    total = 0.0
-    for portion, samples in _by_portion(layer, targets):
-        for seen in _seen(student, layer, portion, samples):
-            total += float(seen.rows.residual[:, seen.rows.held].square().sum())
-    return total
+    rows = _rows_of_runs(student, layer, targets)
+    return sum(float(some.residual[:, some.held].square().sum()) for some in rows)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    rows: Rows
-    shape: torch.Size
+def _rows_of_runs(student: nn.Module, layer: Layer, targets: Targets) -> Iterator[Rows]:
+    """Yield what the runs of a layer read in the student, and what is missing behind them."""
+    for number, calls in enumerate(_calls_by_portion(student, layer, targets)):
+        for run, call in calls.items():
+            yield from _rows(call, targets.samples[run][number], layer.runs[run])
 
 
-def _by_portion(layer: Layer, targets: Targets) -> Iterator[tuple[Portion, dict[RunId, Sample]]]:
-    for number, portion in enumerate(targets.portions):
-        yield portion, {run: targets.samples[run][number] for run in layer.runs}
+def _calls(student: nn.Module, layer: Layer, targets: Targets) -> Iterator[Call]:
+    """Yield the first call of a layer in the student, on each batch."""
+    first = next(iter(layer.runs))
+    return (calls[first] for calls in _calls_by_portion(student, layer, targets))
 
 
-def _seen(
-    student: nn.Module, layer: Layer, portion: Portion, samples: dict[RunId, Sample]
-) -> list[_Seen]:
-    """Return what the runs of a layer read in the student, and what is missing behind them."""
-    ledger, done = Ledger(student), list[_Seen]()
+def _calls_by_portion(
+    student: nn.Module, layer: Layer, targets: Targets
+) -> Iterator[dict[RunId, Call]]:
+    """Yield the calls of a layer in the student, batch after batch."""
+    for portion in targets.portions:
+        ledger, found = Ledger(student), dict[RunId, Call]()
 
-    def visit(call: Call) -> None:
-        run = ledger.enter(call)
-        if run in layer.runs:
-            rows = _rows(call, samples[run], layer.runs[run])
-            done.append(_Seen(rows, call.weight.shape))
-            if len(done) == len(layer.runs):
-                raise _AllSeenError
+        def visit(call: Call, ledger: Ledger = ledger, found: dict[RunId, Call] = found) -> bool:
+            run = ledger.enter(call)
+            if run in layer.runs:
+                found[run] = call
+                if len(found) == len(layer.runs):
+                    raise _AllSeenError
+            return False
 
-    try:
-        with Watch(visit):
+        with suppress(_AllSeenError), Watch(visit):
             student(portion.batch.input)
-    except _AllSeenError:
-        pass
-    return done
+        yield found
 
 
-def _rows(call: Call, sample: Sample, bias: int) -> Rows:
-    operator = call.operator
-    if isinstance(operator, Statistics):
-        message = "running statistics have no rows"
-        raise TypeError(message)
-    given = call.given()
-    values = operator.rows(given, sample.places, sample.size, call.weight.shape)
-    missing = sample.values - values_at(call.output, sample.places, operator.channel_dim)
-    return Rows(values, _by_group(missing, len(values)), sample.held, bias)
+def _rows(call: Call, sample: Sample, bias: int) -> Iterator[Rows]:
+    operator, given = _linear(call.operator), call.given()
+    for part in sample.blocks(_BLOCK):
+        values = operator.rows(given, part.places, part.size, call.weight.shape)
+        missing = part.values - values_at(call.output, part.places, operator.channel_dim)
+        yield Rows(values, _by_group(missing, len(values)), part.held, bias)
 
 
 def _by_group(values: Tensor, groups: int) -> Tensor:
     return torch.unflatten(values.double(), 1, (groups, -1)).movedim(1, 0)
 
 
-def _linear(layer: Layer) -> LinearOperator:
-    if isinstance(layer.operator, Statistics):
+def _linear(operator: Operator) -> LinearOperator:
+    if isinstance(operator, Statistics):
         message = "running statistics are not linear"
         raise TypeError(message)
-    return layer.operator
+    return operator
+
+
+def _write_(student: nn.Module, layer: Layer, fit: Fit) -> None:
+    if fit.update is None:
+        return
+    layer.place.add_(student, _linear(layer.operator).weight(fit.update, layer.shape))
+    for bias, shift in zip(layer.biases, fit.shifts, strict=True):
+        bias.add_(student, shift.flatten())
 
 
 def _written(student: nn.Module, layer: Layer) -> dict[str, Tensor]:
@@ -169,16 +228,17 @@ def _verdict(layer: Layer, targets: Targets, before: float, after: float) -> Lay
     return LayerRefit(layer.path, before, after, accepted)
 
 
-def _refit_statistics_(student: nn.Module, layer: Layer, targets: Targets) -> LayerRefit:
+def _refit_statistics_(layer: Layer, targets: Targets, calls: Iterable[Call]) -> LayerRefit:
+    """Move the statistics of a normalization, given its call on each batch."""
     (run,) = list(layer.runs)[:1]
     sums: dict[str, Moments] = {}
     found: list[Tensor] = []
     norms: list[Normalization] = []
-    for portion, sample in zip(targets.portions, targets.samples[run], strict=True):
-        given, norm = _read_by_norm(student, run, portion.batch.input)
+    for portion, sample, call in zip(targets.portions, targets.samples[run], calls, strict=True):
+        given = call.given()
         add_moments_(sums, layer.path, portion.fitting_part(given))
         found.append(values_at(given, sample.places, layer.operator.channel_dim)[sample.held])
-        norms.append(norm)
+        norms += [] if call.norm is None else [call.norm]
     norm, rows = norms[0], torch.cat(found)
     wanted = torch.cat([s.values[s.held] for s in targets.samples[run]])
     mean, variance = norm.moved(targets.inputs[layer.path], sums[layer.path])
@@ -189,19 +249,3 @@ def _refit_statistics_(student: nn.Module, layer: Layer, targets: Targets) -> La
         norm.mean.copy_(mean)
         norm.variance.copy_(variance)
     return verdict
-
-
-def _read_by_norm(student: nn.Module, run: RunId, example: Tensor) -> tuple[Tensor, Normalization]:
-    ledger, found = Ledger(student), list[tuple[Tensor, Normalization]]()
-
-    def visit(call: Call) -> None:
-        if ledger.enter(call) == run and call.norm is not None:
-            found.append((call.given(), call.norm))
-            raise _AllSeenError
-
-    try:
-        with Watch(visit):
-            student(example)
-    except _AllSeenError:
-        pass
-    return found[0]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Cut
@@ -24,6 +25,7 @@ class Layer:
         path: Name for people: the module, or the parameter.
         operator: What its first call does with it.
         place: Where it is kept.
+        shape: Of the weight in the student.
         runs: Its calls in the order of execution, by name; for each, which of ``biases`` it
             adds, -1 for none that may change.
         biases: Where its biases are kept.
@@ -34,6 +36,7 @@ class Layer:
     path: str
     operator: Operator
     place: Place
+    shape: torch.Size
     runs: Mapping[RunId, int]
     biases: tuple[Place, ...]
     kept: Tensor | None
@@ -128,7 +131,8 @@ def _layer(place: Place, in_teacher: Sequence[Run], runs: Sequence[Run], slices:
     first = in_teacher[0]
     own = slices.get(place.name, {})
     kept = first.operator.kept_outputs(own, first.shape)
-    return Layer(_path(place.name), runs[0].operator, place, {}, (), kept, _system(runs[0]))
+    run = runs[0]
+    return Layer(_path(place.name), run.operator, place, run.shape, {}, (), kept, _system(run))
 
 
 def _matches(kept: Tensor | None, in_teacher: Run, in_student: Run) -> bool:

@@ -1,8 +1,9 @@
 """Which positions of which examples are looked at, and which of them judge."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -28,6 +29,12 @@ class Sample:
     size: Size
     held: Tensor
     values: Tensor
+
+    def blocks(self, count: int) -> Iterator["Sample"]:
+        """Yield the sample in parts of at most that many positions."""
+        parts = (torch.split(part, count) for part in (self.places, self.held, self.values))
+        for places, held, values in zip(*parts, strict=True):
+            yield Sample(places, self.size, held, values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,3 +96,50 @@ def portions_of(batches: Sequence[Batch]) -> list[Portion]:
         portions.append(Portion(batch, n_examples / total, fitting))
         left -= min(n_examples, left)
     return portions
+
+
+def joined_sample(parts: Sequence[Sample], whole: Size) -> Sample | None:
+    """Return the samples of batches as one of the joint batch.
+
+    Args:
+        parts: One sample a batch.
+        whole: Shape of the output on the joint batch without its channels.
+
+    Returns:
+        The joint sample. None where the outputs on the batches neither lie one after another in
+        that on the joint batch, nor are the same for every batch.
+    """
+    starts = _starts([part.size for part in parts], whole)
+    if starts is None:
+        return None
+    return Sample(
+        torch.cat([part.places + start for part, start in zip(parts, starts, strict=True)]),
+        whole,
+        torch.cat([part.held for part in parts]),
+        torch.cat([part.values for part in parts]),
+    )
+
+
+def _starts(sizes: Sequence[Size], whole: Size) -> list[int] | None:
+    """Return the number of the first position of each batch in the joint batch.
+
+    >>> _starts([(2, 8), (1, 8)], (3, 8)), _starts([(5, 5), (5, 5)], (5, 5))
+    ([0, 16], [0, 0])
+    >>> _starts([(8, 2), (8, 1)], (8, 3))
+    """
+    if all(size == whole for size in sizes):
+        return [0] * len(sizes)
+    if any(size[1:] != whole[1:] for size in sizes) or sum(s[0] for s in sizes) != whole[0]:
+        return None
+    each = math.prod(whole[1:])
+    return [before * each for before in accumulate((s[0] for s in sizes[:-1]), initial=0)]
+
+
+def joined_portion(portions: Sequence[Portion]) -> Portion:
+    """Return all batches as one."""
+    fitting = [portion.n_fitting for portion in portions]
+    return Portion(
+        batch=Batch(torch.cat([portion.batch.input for portion in portions])),
+        share=1.0,
+        n_fitting=None if None in fitting else sum(n for n in fitting if n is not None),
+    )

@@ -7,9 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.refit.calls import Call, Watch
-from coa_compress.refit.operators import Statistics, size_of, values_at
+from coa_compress.refit.operators import Size, Statistics, size_of, values_at
 from coa_compress.refit.plan import Layer, Plan
-from coa_compress.refit.sampling import Portion, Sample
+from coa_compress.refit.sampling import (
+    Portion,
+    Sample,
+    joined_portion,
+    joined_sample,
+)
 from coa_compress.refit.statistics import Moments, moments
 from coa_compress.refit.tracing import Ledger, RunId
 
@@ -27,6 +32,23 @@ class Targets:
     portions: Sequence[Portion]
     samples: Mapping[RunId, list[Sample]]
     inputs: Mapping[str, Moments]
+
+    def joined(self, sizes: Mapping[RunId, Size]) -> "Targets":
+        """Return the targets of one batch that holds all examples.
+
+        Args:
+            sizes: Shape of the output, without its channels, of each run on that batch.
+
+        Returns:
+            Targets of the runs whose samples can be joined; the others are left out.
+        """
+        joined = {
+            run: joined_sample(parts, sizes[run])
+            for run, parts in self.samples.items()
+            if run in sizes
+        }
+        samples = {run: [sample] for run, sample in joined.items() if sample is not None}
+        return Targets([joined_portion(self.portions)], samples, self.inputs)
 
 
 @torch.no_grad()
@@ -48,15 +70,16 @@ def observe_teacher(
     for portion in portions:
         ledger = Ledger(teacher)
 
-        def visit(call: Call, portion: Portion = portion, ledger: Ledger = ledger) -> None:
+        def visit(call: Call, portion: Portion = portion, ledger: Ledger = ledger) -> bool:
             run = ledger.enter(call)
             layer = by_run.get(run)
             if layer is None:
-                return
+                return False
             count = max(1, positions[layer.path] // len(layer.runs))
             samples[run].append(_sample(call, layer, portion, count, generator))
             if isinstance(layer.operator, Statistics):
                 add_moments_(inputs, layer.path, portion.fitting_part(call.given()), layer.kept)
+            return False
 
         with Watch(visit):
             teacher(portion.batch.input)

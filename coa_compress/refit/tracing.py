@@ -80,12 +80,13 @@ def trace(model: nn.Module, example: Tensor) -> list[Run]:
     """
     ledger, runs = Ledger(model), list[Run]()
 
-    def visit(call: Call) -> None:
+    def visit(call: Call) -> bool:
         key, number = ledger.enter(call)
         bias = None if call.bias is None else ledger.name_of(call.bias) or ""
         output, dim = call.output, call.operator.channel_dim
         size, n_channels = size_of(output, dim), output.shape[dim]
         runs.append(Run(key, number, call.operator, call.weight.shape, size, n_channels, bias))
+        return False
 
     with Watch(visit):
         model(example)
@@ -105,10 +106,11 @@ def trace_computed(
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     ledger, given = Ledger(model), example.detach().requires_grad_()
 
-    def visit(call: Call) -> None:
+    def visit(call: Call) -> bool:
         key, _ = ledger.enter(call)
         if key.startswith(COMPUTED):
             tell(key, call, given)
+        return False
 
     try:
         for parameter in frozen:

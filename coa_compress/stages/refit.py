@@ -18,11 +18,15 @@ class RefitSettings:
         positions: Positions that are sampled of each layer's output.
         max_memory_mb: Most memory for the rows and matrices of one layer, in MiB; where
             features are many, positions are fewer.
+        max_activations_mb: Most memory for the activations of the student on all calibration images
+            at once, in MB; where they need more, it runs anew for each layer, which takes
+            several times as long.
     """
 
     ridge: NonNegativeFloat = 1e-4
     positions: PositiveInt = 16384
     max_memory_mb: PositiveFloat = 1024.0
+    max_activations_mb: PositiveFloat = 4096.0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -52,6 +56,7 @@ class Refit:
             ridge=self.settings.ridge,
             positions=self.settings.positions,
             max_memory_mb=self.settings.max_memory_mb,
+            max_activations_mb=self.settings.max_activations_mb,
             progress=context.progress,
         )
         accepted = sum(layer.accepted for layer in result.layers)
