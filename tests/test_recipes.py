@@ -91,13 +91,13 @@ def test_the_ablation_takes_every_part_away():
 
     assert list(stages) == [
         *("full", "core", "auxiliary", "no_importance", "no_refit", "no_features"),
-        *("no_labels", "own_labels", "no_ema", "no_replay", "no_guidance", "no_gate"),
+        *("no_labels", "own_labels", "ema", "no_replay", "no_guidance", "no_gate"),
     ]
     assert "adapt" not in stages["core"]
     assert list(stages["auxiliary"]) == ["adapt", "measure"]
     assert stages["no_features"]["distill"].feature == 0
     assert stages["no_labels"]["adapt"].consistency == 0
     assert stages["own_labels"]["adapt"].labeler == "student"
-    assert stages["no_ema"]["adapt"].training.ema_decay == 0
+    assert stages["ema"]["adapt"].training.ema_decay == 0.95
     assert stages["no_replay"]["adapt"].replay == {}
     assert stages["no_guidance"]["adapt"].prior == {}

@@ -79,7 +79,7 @@ class AdaptSettings:
     """
 
     training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(steps=120, learning_rate=1e-4, ema_decay=0.95)
+        default_factory=lambda: TrainingSettings(steps=120, learning_rate=1e-4, ema_decay=0.0)
     )
     mode: Mode = "ema"
     bilevel: Order = "unrolled"
