@@ -44,14 +44,12 @@ class Table:
         page: Where it stands, from the root of the repository.
         record: Name of the file in ``benchmarks/results``.
         render: Makes Markdown of the record.
-        awaited: The page may stand without the table until there is a record.
     """
 
     name: str
     page: str
     record: str
     render: Callable[[Mapping[str, Any]], str]
-    awaited: bool = False
 
 
 TABLES = (
@@ -78,8 +76,8 @@ TABLES = (
     Table("prune", "docs/prune.md", "prune.json", prune.render),
     Table("prune_64", "docs/prune.md", "prune_64.json", prune.render),
     Table("refit", "docs/refit.md", "refit.json", refit.render),
-    Table("speed", "docs/speed.md", "speed.json", speed.render, awaited=True),
-    Table("latency", "docs/speed.md", "latency.json", latency.render, awaited=True),
+    Table("speed", "docs/speed.md", "speed.json", speed.render),
+    Table("latency", "docs/speed.md", "latency.json", latency.render),
 )
 """Every table that is made from a record."""
 
@@ -112,9 +110,9 @@ def rendered(page: str) -> str:
             return derived.render(read_record(_RESULTS / derived.record))
     text = _text(page)
     for table in TABLES:
-        record = _RESULTS / table.record
-        if table.page == page and not (table.awaited and not record.exists()):
-            text = with_table(text, table.name, table.render(read_record(record)))
+        if table.page == page:
+            record = read_record(_RESULTS / table.record)
+            text = with_table(text, table.name, table.render(record))
     return text
 
 

@@ -66,19 +66,6 @@ def test_the_check_fails_for_an_old_page_and_writing_mends_it(tmp_path, monkeypa
     assert tables.stale_pages() == []
 
 
-def test_a_page_may_wait_for_a_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_ROOT", tmp_path)
-    monkeypatch.setattr(tables, "_RESULTS", tmp_path)
-    (tmp_path / "page.md").write_text(PAGE, encoding="utf-8")
-    table = tables.Table("a", "page.md", "a.json", lambda r: r["benchmark"], awaited=True)
-    monkeypatch.setattr(tables, "TABLES", (table,))
-    monkeypatch.setattr(tables, "DERIVED", ())
-
-    assert tables.stale_pages() == []
-    write_record(tmp_path / "a.json", new_record("mine", []))
-    assert tables.stale_pages() == ["page.md"]
-
-
 def test_only_the_named_table_changes_and_its_text_is_taken_literally():
     assert with_table(PAGE, "b", "\\g<1>").count("\\g<1>") == 1
     assert "old" in with_table(PAGE, "b", "new")
