@@ -24,19 +24,19 @@ from torch import Tensor, nn
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.allocation.allocate import make_allocation
 from coa_compress.artifacts import Allocation, Batch, Budget, ChannelGroup, Scores
+from coa_compress.recipe.files import load_recipe
+from coa_compress.recipe.schema import Recipe
 from coa_compress.refit.closed_form import refit
 from coa_compress.rounds import RoundSteps, allocate_in_rounds
 from coa_compress.scoring.catalog import SCORERS
-from coa_compress.stages.score import ScoreSettings, squared_error
+from coa_compress.stages.score import squared_error
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.tasks.dehazing.judging import Judge
-from coa_compress.tasks.dehazing.measures import psnr_db
+from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.task import DehazingTask
 
-_EVENNESS = 0.5
-_BATCH = 8
+_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "dehaze.yaml"
 _QUICK = {"keep": [0.25], "images": [8], "positions": [256], "rounds": [1]}
 
 
@@ -45,29 +45,25 @@ class Bench:
     """What every row needs.
 
     Args:
+        recipe: Says how channels are scored and widths chosen.
         structure: Of the teacher.
-        crops: Calibration crops, as many as any row takes.
+        crop: Side of a calibration crop.
         judge: Of the teacher.
         images: Hazy test images and their truths.
         restored: What the teacher makes of each.
     """
 
+    recipe: Recipe
     structure: ExportedStructure
-    crops: Batch
+    crop: int
     judge: Judge
     images: Sequence[tuple[Tensor, Tensor]]
     restored: Sequence[Tensor]
 
-    def batches(self, count: int) -> list[Batch]:
-        """Return the first crops, in batches."""
-        target = self.crops.target
-        return [
-            Batch(
-                self.crops.input[start : min(start + _BATCH, count)],
-                None if target is None else target[start : min(start + _BATCH, count)],
-            )
-            for start in range(0, count, _BATCH)
-        ]
+    def batches(self, count: int) -> Sequence[Batch]:
+        """Return calibration crops; fewer are the first of more."""
+        settings = DehazingSettings(calibration_images=count, crop=self.crop)
+        return DehazingTask(settings).calibration_batches()
 
     def figures(self, student: nn.Module) -> dict[str, float]:
         """Return PSNR against the truth, and against the outputs of the teacher."""
@@ -88,7 +84,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """
     arguments = _parsed(given)
     record = _begun(arguments.json, given)
-    bench = prepared(max(arguments.images), quick=arguments.quick)
+    bench = prepared(quick=arguments.quick)
     record["teacher_psnr_db"] = _mean_psnr(bench.restored, [clear for _, clear in bench.images])
     for row in _rows(bench, arguments, record["rows"]):
         record["rows"].append(row)
@@ -97,22 +93,21 @@ def main(given: Sequence[str] | None = None) -> None:
     print(render(record))
 
 
-def prepared(images: int, *, quick: bool) -> Bench:
-    """Return the teacher's structure, calibration crops and test images.
+def prepared(*, quick: bool) -> Bench:
+    """Return the teacher's structure and the test images.
 
     Args:
-        images: How many crops.
         quick: Whether small crops and few test images will do.
     """
-    settings = DehazingSettings(calibration_images=images, crop=64 if quick else 128)
-    task = DehazingTask(settings)
+    task = DehazingTask(DehazingSettings())
     teacher = task.build_teacher()
-    judge = Judge(teacher, settings.tile)
+    judge = Judge(teacher, task.settings.tile)
     examples = next(iter(task.data.test.values()))[: 2 if quick else None]
     tested = [example.load() for example in examples]
     return Bench(
+        recipe=load_recipe(_RECIPE),
         structure=analyze(copy.deepcopy(teacher), task.example_input()),
-        crops=_joined(task.calibration_batches()),
+        crop=64 if quick else task.settings.crop,
         judge=judge,
         images=tested,
         restored=[judge.restore(hazy) for hazy, _ in tested],
@@ -128,13 +123,15 @@ def allocated(bench: Bench, keep: float, rounds: int, batches: Sequence[Batch]) 
         rounds: In how many rounds the channels are chosen.
         batches: What they are chosen on.
     """
-    structure = bench.structure
+    structure, scorer = bench.structure, bench.recipe.stages["score"].scorer
+    widths = bench.recipe.stages["allocate"]
 
     def score(model: nn.Module, groups: Sequence[ChannelGroup]) -> Scores:
-        return SCORERS.get(ScoreSettings().scorer)(model, groups, batches, squared_error)
+        return SCORERS.get(scorer)(model, groups, batches, squared_error)
 
     def allocate(groups: Sequence[ChannelGroup], scores: Scores, budget: Budget) -> Allocation:
-        return make_allocation(groups, scores, structure.costs, budget, evenness=_EVENNESS)
+        name, evenness = widths.allocator, widths.evenness
+        return make_allocation(groups, scores, structure.costs, budget, name, evenness=evenness)
 
     steps = RoundSteps(
         score=score,
@@ -142,7 +139,7 @@ def allocated(bench: Bench, keep: float, rounds: int, batches: Sequence[Batch]) 
         refit=lambda cut: refit(structure.model, cut, batches).student,
     )
     scores = score(structure.model, structure.groups)
-    budget = Budget(keep_macs=keep, round_to=8, min_channels=8)
+    budget = Budget(keep_macs=keep, round_to=widths.round_to, min_channels=widths.min_channels)
     return allocate_in_rounds(structure, scores, budget, steps, rounds=rounds)
 
 
@@ -197,15 +194,8 @@ def _rows(
                 }
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
-    targets = [batch.target for batch in batches if batch.target is not None]
-    inputs = torch.cat([batch.input for batch in batches])
-    return Batch(inputs, torch.cat(targets) if targets else None)
-
-
 def _mean_psnr(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    pairs = zip(outputs, wanted, strict=True)
-    return statistics.mean(min(100.0, float(psnr_db(a[None], b[None]))) for a, b in pairs)
+    return statistics.mean(capped_psnr_db(a, b) for a, b in zip(outputs, wanted, strict=True))
 
 
 def _begun(path: Path, given: Sequence[str] | None) -> dict[str, Any]:

@@ -132,6 +132,29 @@ def test_the_student_runs_once_for_all_layers():
     assert counts == [2 + 1 + 3 + 1 + 1, 2 + 1 + 3 + 5 * 3]
 
 
+class Heavy(Layered):
+    """Far more weights than activations."""
+
+    def __init__(self):
+        super().__init__()
+        wide = [nn.Conv2d(512, 512, 1) for _ in range(2)]
+        self.body = nn.Sequential(nn.Conv2d(3, 512, 1), *wide, nn.Conv2d(512, 3, 1))
+
+
+def test_weights_do_not_count_as_activations():
+    torch.manual_seed(0)
+    net = Heavy()
+    cut = half_of(net, batches_of(2)[0].input)
+    small = [Batch(batch.input[..., :2, :2]) for batch in batches_of(4, 3, 2)]
+    weights_mb = sum(p.nbytes for p in cut.student.parameters()) / 1e6
+
+    Heavy.runs = 0
+    layers = refit(net, cut, small, max_activations_mb=weights_mb).layers
+
+    assert len(layers) == 3
+    assert Heavy.runs == 2 + 1 + 3 + 1 + 1
+
+
 def test_no_memory_for_activations_is_refused():
     net, batches = Layered(), batches_of(2)
     cut = half_of(net, batches[0].input)

@@ -132,7 +132,7 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
             progress(len(layers), len(plan.layers), {"error": layer.error_after})
 
         for in_passing, some in groupby(plan.layers, key=partial(_is_single, joint)):
-            if in_passing and joint is not None:
+            if in_passing:
                 refit_in_passing_(student, list(some), joint, solvers, tell)
                 continue
             for layer in some:
@@ -142,24 +142,31 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
 
 def _joint(
     student: nn.Module, batches: Sequence[Batch], targets: Targets, max_activations_mb: float
-) -> Targets | None:
-    """Return the targets of all examples in one batch, or None where that does not run or fit."""
-    first = batches[0].input
-    total = sum(len(batch.input) for batch in batches)
+) -> Targets:
+    """Return the targets of all examples in one batch; none where that does not run or fit."""
+    nothing = Targets((), {}, {})
     if len({batch.input.shape[1:] for batch in batches}) > 1:
-        return None
-    if peak_memory_mb(student, first) * total / len(first) > max_activations_mb:
-        return None
+        return nothing
+    if _activations_mb(student, batches) > max_activations_mb:
+        return nothing
     try:
         runs = trace(student, torch.cat([batch.input for batch in batches]))
     except FAILURES:  # its code may know the size of the batch
-        return None
+        return nothing
     return targets.joined({(run.key, run.number): run.size for run in runs})
 
 
-def _is_single(joint: Targets | None, layer: Layer) -> bool:
+def _activations_mb(student: nn.Module, batches: Sequence[Batch]) -> float:
+    """Return what a run on all examples takes beside the weights, in MB, told from one batch."""
+    first = batches[0].input
+    weights = sum(tensor.nbytes for tensor in (*student.parameters(), *student.buffers()))
+    beside = peak_memory_mb(student, first) - weights / 1e6
+    return beside * sum(len(batch.input) for batch in batches) / len(first)
+
+
+def _is_single(joint: Targets, layer: Layer) -> bool:
     """Return whether a layer can be refitted while the student runs once."""
-    if joint is None or layer.place.computed or any(bias.computed for bias in layer.biases):
+    if layer.place.computed or any(bias.computed for bias in layer.biases):
         return False
     return len(layer.runs) == 1 and next(iter(layer.runs)) in joint.samples
 

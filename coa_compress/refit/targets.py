@@ -9,12 +9,7 @@ from torch import Tensor, nn
 from coa_compress.refit.calls import Call, Watch
 from coa_compress.refit.operators import Size, Statistics, size_of, values_at
 from coa_compress.refit.plan import Layer, Plan
-from coa_compress.refit.sampling import (
-    Portion,
-    Sample,
-    joined_portion,
-    joined_sample,
-)
+from coa_compress.refit.sampling import Portion, Sample, joined_portion, joined_sample
 from coa_compress.refit.statistics import Moments, moments
 from coa_compress.refit.tracing import Ledger, RunId
 
