@@ -97,6 +97,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "task.crop=256",
         "task.as_shot=0.75",
     ),
+    "teacher, detail, large crops, retain": (
+        "labeler=teacher",
+        "training.steps=1000",
+        "training.learning_rate=5.0e-4",
+        "training.ema_decay=0.99",
+        "replay={psnr: 0.1}",
+        "retain={psnr: 0.1}",
+        "task.crop=256",
+        "task.as_shot=0.75",
+    ),
     "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
     "teacher, bilevel, first order": (
         "labeler=teacher",

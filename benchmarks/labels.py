@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.records import markdown_table, new_record, read_record, write_record
-from coa_compress.adaptation import PSEUDO_LABELS, PseudoLabel
+from coa_compress.adaptation import PSEUDO_LABELS, PseudoLabel, label_on_the_way
 from coa_compress.compressor import open_student
 from coa_compress.tasks.dehazing.guidance.labels import LABELS
 from coa_compress.tasks.dehazing.settings import DehazingSettings
@@ -41,7 +41,7 @@ class Labeled(nn.Module):
 
     def forward(self, real: Tensor) -> Tensor:
         """Return the label."""
-        return self.label(self.network, real)
+        return label_on_the_way(self.network, real, self.label, strength=1.0)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -2,36 +2,53 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
-PseudoLabel = Callable[[nn.Module, Tensor], Tensor]
-"""Makes labels of real inputs with a network; called without gradient."""
+PseudoLabel = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Makes labels with a network, of real inputs and of its outputs on them; without gradient."""
 
 
-def plain_label(network: nn.Module, real: Tensor) -> Tensor:
-    """Return the output of a network as pseudo-label, as in CoA (Ma et al., CVPR 2025).
-
-    >>> import torch
-    >>> plain_label(nn.Identity(), torch.ones(1))
-    tensor([1.])
-    """
-    label: Tensor = network(real)
-    return label
+def plain_label(network: nn.Module, real: Tensor, output: Tensor) -> Tensor:
+    """Return the output of a network as pseudo-label, as in CoA (Ma et al., CVPR 2025)."""
+    del network, real
+    return output
 
 
-def twice_label(network: nn.Module, real: Tensor) -> Tensor:
+def twice_label(network: nn.Module, real: Tensor, output: Tensor) -> Tensor:
     """Return the output on the output, for networks whose output is an input with less defect.
 
     >>> import torch
-    >>> twice_label(nn.Threshold(0.0, 3.0), -torch.ones(1))
+    >>> twice_label(nn.Threshold(0.0, 3.0), -torch.ones(1), torch.zeros(1))
     tensor([3.])
     """
-    label: Tensor = network(network(real))
+    del real
+    label: Tensor = network(output)
     return label
 
 
 PSEUDO_LABELS: dict[str, PseudoLabel] = {"plain": plain_label, "twice": twice_label}
 """Every maker of pseudo-labels that needs no task, by name."""
+
+
+def label_on_the_way(
+    network: nn.Module, real: Tensor, make: PseudoLabel, *, strength: float
+) -> Tensor:
+    """Return what lies between the output of a network and the pseudo-label made of it.
+
+    Args:
+        network: Makes the output, and the label.
+        real: Unlabelled inputs.
+        make: Makes the label.
+        strength: Part of the way from the output to the label, in ``(0, 1]``.
+
+    >>> import torch
+    >>> doubling = torch.nn.Threshold(0.0, 4.0)
+    >>> label_on_the_way(doubling, -torch.ones(1), twice_label, strength=0.5)
+    tensor([4.])
+    """
+    output: Tensor = network(real)
+    return torch.lerp(output, make(network, real, output), strength)
 
 
 def consistency_loss(output: Tensor, label: Tensor) -> Tensor:

@@ -82,8 +82,11 @@ class Labeling(Protocol):
     """A task that knows better pseudo-labels of real inputs than the output of a network."""
 
     @property
-    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
-        """Return makers of labels of a network and real inputs by name; run without gradient."""
+    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor, Tensor], Tensor]]:
+        """Return makers of labels by name, of a network, real inputs and its outputs on them.
+
+        They run without gradient.
+        """
 
 
 @runtime_checkable

@@ -299,8 +299,8 @@ def test_all_problems_of_all_variants_are_named_with_their_lines(tmp_path):
     assert errors(tmp_path, text, "stages.measure.rounds=3") == [
         "a.yaml:4: seed is the same for all variants: give it on the command line",
         "a.yaml:4: stages.adapt: unknown key 'consistncy': did you mean consistency? known: "
-        "bilevel, consistency, cycle, gate, label, labeler, lower_rate, mean_teacher, mode, prior, "
-        "rank, replay, statistics, training, update",
+        "bilevel, consistency, cycle, gate, label, label_strength, labeler, lower_rate, "
+        "mean_teacher, mode, prior, rank, replay, retain, statistics, training, update",
         "a.yaml:6: must be KEY=VALUE, such as stages.allocate.keep_macs=0.2",
         "a.yaml:7: stages.refit.ridge: must be at least 0.0, got -1",
         "--set stages.measure.rounds=3: unknown key 'rounds': did you mean latency_rounds? "

@@ -104,6 +104,31 @@ def test_the_teacher_can_make_the_pseudo_labels(tmp_path):
     assert losses("student")[0] < 0.5 * of_teacher[0]
 
 
+def label_losses(tmp_path, strength):
+    """Return the first distance to the mean teacher's label on the way to its output twice."""
+    settings = {"label": "twice", "label_strength": strength, "consistency": 1.0, "prior": "{}"}
+    named = {f"stages__adapt__{key}": value for key, value in settings.items()}
+    history = adapted(tmp_path / str(strength), 0.0, **named).report.histories["adapt"]
+    return history.losses["consistency"][0]
+
+
+def test_a_label_goes_as_far_from_the_output_as_its_strength_says(tmp_path):
+    whole = label_losses(tmp_path, 1.0)
+
+    assert whole > 0
+    assert label_losses(tmp_path, 0.25) == pytest.approx(0.25 * whole, rel=0.05)
+
+
+def test_what_the_teacher_does_on_replayed_inputs_is_retained_without_truth(tmp_path):
+    def distance_at_the_end(weight):
+        named = {"stages__adapt__retain": f"{{l1: {weight}}}"}
+        history = adapted(tmp_path / str(weight), 0.0, Unlabelled(), **named).report.histories
+        assert set(history["adapt"].losses) == {"prior.bright", "retain.l1"}
+        return history["adapt"].losses["retain.l1"][-1]
+
+    assert distance_at_the_end(100.0) < 0.3 * distance_at_the_end(1e-6)
+
+
 def student_of(result):
     return [p.detach().clone() for p in result.student.parameters()]
 
@@ -128,7 +153,7 @@ def test_a_bilevel_adaptation_lowers_the_real_loss_and_logs_every_term(tmp_path,
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"mode": "bilevel", "replay": "{l1: 1}", "update": "low_rank"},
+        {"mode": "bilevel", "retain": "{l1: 1}", "update": "low_rank"},
         {"consistency": 1.0, "mean_teacher": "{decay: 0.5, interval: 3, warmup_updates: 2}"},
         {"cycle": 1.0, "label": "twice", "update": "low_rank", "rank": 1},
     ],
@@ -190,7 +215,11 @@ class Plainest(Doubling):
         ({"cycle": 1.0}, RecipeError, "Plainest has no method degrade: set it to 0"),
         ({"training__patience": 5}, RecipeError, "Plainest has no method monitor: remove it"),
         ({"label": "twise"}, TrainingError, r"stages\.adapt\.label is 'twise': did you mean twice"),
-        ({"mode": "bilevel"}, TrainingError, r"two levels and lacks stages\.adapt\.replay"),
+        (
+            {"mode": "bilevel"},
+            TrainingError,
+            r"two levels and lacks stages\.adapt\.replay or retain",
+        ),
         (
             {"mode": "bilevel", "prior": "{}", "replay": "{l1: 1}"},
             TrainingError,

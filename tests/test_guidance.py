@@ -121,7 +121,7 @@ def test_every_label_is_an_image_and_goes_further_than_the_network(name):
             return image + 0.5 * (image - 0.9)
 
     with torch.no_grad():
-        label = LABELS[name](Half(), real)
+        label = LABELS[name](Half(), real, Half()(real))
 
     assert label.shape == real.shape
     assert label.min() >= 0

@@ -91,7 +91,8 @@ def test_the_ablation_takes_every_part_away():
 
     assert list(stages) == [
         *("full", "core", "auxiliary", "no_importance", "no_refit", "no_features"),
-        *("no_labels", "own_labels", "ema", "no_replay", "no_guidance", "no_gate"),
+        *("no_labels", "own_labels", "plain_labels", "no_replay", "no_retain"),
+        *("guidance", "ema", "no_gate"),
     ]
     assert "adapt" not in stages["core"]
     assert list(stages["auxiliary"]) == ["adapt", "measure"]
@@ -99,5 +100,8 @@ def test_the_ablation_takes_every_part_away():
     assert stages["no_labels"]["adapt"].consistency == 0
     assert stages["own_labels"]["adapt"].labeler == "student"
     assert stages["ema"]["adapt"].training.ema_decay == 0.95
-    assert stages["no_replay"]["adapt"].replay == {}
-    assert stages["no_guidance"]["adapt"].prior == {}
+    assert stages["plain_labels"]["adapt"].label == "plain"
+    assert (stages["no_replay"]["adapt"].replay, stages["no_replay"]["adapt"].retain) == ({}, {})
+    assert stages["no_retain"]["adapt"].replay == {"l1": 1.0}
+    assert stages["no_retain"]["adapt"].retain == {}
+    assert stages["guidance"]["adapt"].prior == {"dark_channel": 0.03}

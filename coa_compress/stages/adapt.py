@@ -11,7 +11,13 @@ from coa_compress.artifacts import History
 from coa_compress.errors import RecipeError, SettingError, TrainingError
 from coa_compress.gate import Gate, GateRules, gate_from_json, gate_to_json, judge
 from coa_compress.protocols import Monitored, Task
-from coa_compress.settings import NonNegativeFloat, PositiveFloat, PositiveInt, check_ranges
+from coa_compress.settings import (
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    check_ranges,
+)
 from coa_compress.stages.adapt_terms import (
     REPLAY,
     AdaptStep,
@@ -62,6 +68,7 @@ class AdaptSettings:
             which stays as it is.
         mean_teacher: How the slow copy of the student follows.
         label: How they are made: ``plain``, ``twice``, or a way that the task knows.
+        label_strength: Part of the way from the output to that label, in ``(0, 1]``.
         update: What is trained: ``all`` weights, those of ``norm`` layers, or ``low_rank`` deltas
             that are merged at the end; the last two suit few real inputs.
         rank: Rank of the deltas.
@@ -70,8 +77,10 @@ class AdaptSettings:
         consistency: Weight of the distance to the pseudo-label on real inputs.
         cycle: Weight of the distance to the pseudo-label on inputs that the task makes of it.
         prior: Weight of each of the task's prior losses on real inputs.
-        replay: Weight of each of the task's losses on replayed labelled pairs, which keep the
-            skill learned before.
+        replay: Weight of each of the task's losses against the truth on replayed pairs, which
+            keep the skill learned before.
+        retain: Weight of each of the task's losses against the teacher's outputs on the replayed
+            inputs, which need no truth (learning without forgetting, Li and Hoiem 2016).
         gate: What the adapted student must satisfy; otherwise the one before is returned.
 
     Raises:
@@ -87,6 +96,7 @@ class AdaptSettings:
     labeler: Labeler = "student"
     mean_teacher: MeanTeacherSettings = field(default_factory=MeanTeacherSettings)
     label: str = "plain"
+    label_strength: Fraction = 1.0
     update: Update = "all"
     rank: PositiveInt = 4
     statistics: Literal["fixed", "updated"] = "fixed"
@@ -94,6 +104,7 @@ class AdaptSettings:
     cycle: NonNegativeFloat = 0.0
     prior: Mapping[str, NonNegativeFloat] = field(default_factory=dict)
     replay: Mapping[str, NonNegativeFloat] = field(default_factory=lambda: {"l1": 1.0})
+    retain: Mapping[str, NonNegativeFloat] = field(default_factory=dict)
     gate: GateRules = field(default_factory=GateRules)
 
     def __post_init__(self) -> None:
@@ -130,7 +141,7 @@ class Adapt:
         del state
         task, settings = context.task, self.settings
         terms = self._terms(task)
-        check_weights({**terms.real(), **terms.labelled()})
+        check_weights({**terms.real(), **terms.replayed()})
         self._check_bilevel(terms)
         pseudo_label(task, settings.label)
         if terms.cycle > 0:
@@ -159,7 +170,8 @@ class Adapt:
         Args:
             student: On the device of the context; unchanged.
             context: Gives the task, the seed and the device.
-            teacher: Makes the pseudo-labels where the settings say so; unchanged.
+            teacher: Makes the pseudo-labels where the settings say so, and what the student
+                retains; unchanged.
         """
         result = context.fit(self._job(student, context, teacher), self._training())
         return merged(result.model, student), result.history
@@ -168,7 +180,8 @@ class Adapt:
         settings, terms = self.settings, self._terms(context.task)
         model = limited(student, settings.update, rank=settings.rank)
         follows = settings.labeler == "student"
-        labeler = averaged_copy(model if follows else teacher).to(context.device)
+        teacher = averaged_copy(teacher).to(context.device)
+        labeler = averaged_copy(model).to(context.device) if follows else teacher
 
         def after_step(network: nn.Module, step: int) -> None:
             follow_(labeler, network, step, settings.mean_teacher)
@@ -177,7 +190,9 @@ class Adapt:
             context=context,
             terms=terms,
             label=pseudo_label(context.task, settings.label),
+            label_strength=settings.label_strength,
             labeler=labeler,
+            teacher=teacher,
             batch_size=settings.training.batch_size,
             order=settings.order,
             lower_rate=settings.lower_rate,
@@ -206,12 +221,13 @@ class Adapt:
             consistency=settings.consistency,
             cycle=settings.cycle,
             replay=weighted_terms(task.losses, settings.replay, where=REPLAY),
+            retain=weighted_terms(task.losses, settings.retain, where="stages.adapt.retain"),
         )
 
     def _check_bilevel(self, terms: Terms) -> None:
-        if self.settings.order is None or (terms.real() and terms.labelled()):
+        if self.settings.order is None or (terms.real() and terms.replayed()):
             return
-        lacks = "stages.adapt.replay" if terms.real() else "a term on real inputs"
+        lacks = "stages.adapt.replay or retain" if terms.real() else "a term on real inputs"
         message = f"stages.adapt.mode bilevel has two levels and lacks {lacks}: add it or use ema"
         raise TrainingError(message)
 

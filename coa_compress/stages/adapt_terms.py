@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from coa_compress.adaptation import PSEUDO_LABELS, PseudoLabel, consistency_loss, cycle_loss
+from coa_compress.adaptation import (
+    PSEUDO_LABELS,
+    PseudoLabel,
+    consistency_loss,
+    cycle_loss,
+    label_on_the_way,
+)
 from coa_compress.artifacts import Batch
 from coa_compress.errors import RecipeError, TrainingError
 from coa_compress.protocols import Adaptable, Degradable, Labeling, Task
@@ -32,13 +38,15 @@ class Terms:
         prior: Weight of each of the task's priors on real inputs.
         consistency: Weight of the distance to the pseudo-label.
         cycle: Weight of the distance to the pseudo-label after it was degraded again.
-        replay: Weight of each of the task's losses on labelled pairs.
+        replay: Weight of each of the task's losses against the truth, on replayed pairs.
+        retain: Weight of each of the task's losses against the teacher's outputs, on the same.
     """
 
     prior: Mapping[str, float]
     consistency: float
     cycle: float
     replay: Mapping[str, float]
+    retain: Mapping[str, float]
 
     def real(self) -> dict[str, float]:
         """Return the weights of the terms on real inputs, without those that are 0."""
@@ -46,9 +54,9 @@ class Terms:
         weights["cycle"] = self.cycle
         return {name: weight for name, weight in weights.items() if weight > 0}
 
-    def labelled(self) -> dict[str, float]:
+    def replayed(self) -> dict[str, float]:
         """Return the weights of the terms on replayed pairs."""
-        return prefixed("replay", self.replay)
+        return {**prefixed("replay", self.replay), **prefixed("retain", self.retain)}
 
     def trained(self, order: Order | None) -> dict[str, float]:
         """Return the weights of the named losses that a step gives a gradient.
@@ -56,7 +64,7 @@ class Terms:
         Args:
             order: Of a bilevel step, whose terms on real inputs come as one; None for a sum.
         """
-        return {**(self.real() if order is None else {_BILEVEL: 1.0}), **self.labelled()}
+        return {**(self.real() if order is None else {_BILEVEL: 1.0}), **self.replayed()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,8 +75,10 @@ class AdaptStep:
         context: Gives the task, the device and the batches.
         terms: What counts.
         label: Makes the pseudo-label of a real input.
-        labeler: The network that makes it, or None for the average of the loop.
-        batch_size: Real inputs, and labelled pairs.
+        label_strength: Part of the way from the output to that label.
+        labeler: The network that makes it.
+        teacher: The network whose outputs on replayed inputs are retained.
+        batch_size: Real inputs, and replayed pairs.
         order: Of the bilevel gradient, or None for a sum of all terms.
         lower_rate: Step size of the virtual step on replayed pairs.
         fixed_statistics: Whether norm layers keep their statistics, and use them.
@@ -77,7 +87,9 @@ class AdaptStep:
     context: Context
     terms: Terms
     label: PseudoLabel
-    labeler: nn.Module | None
+    label_strength: float
+    labeler: nn.Module
+    teacher: nn.Module
     batch_size: int
     order: Order | None
     lower_rate: float
@@ -87,11 +99,14 @@ class AdaptStep:
         self, model: nn.Module, average: nn.Module, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         """Return the named, unweighted losses of one micro-step."""
+        del average
         if self.fixed_statistics:
             fix_statistics_(model)
-        real = self._real(average, generator) if self.terms.real() else None
+        real = self._real(generator) if self.terms.real() else None
         batch = (
-            self.context.training_batch(self.batch_size, generator) if self.terms.replay else None
+            self.context.training_batch(self.batch_size, generator)
+            if self.terms.replayed()
+            else None
         )
         if self.order is not None and real is not None and batch is not None:
             return self._bilevel(model, real, batch)
@@ -111,7 +126,7 @@ class AdaptStep:
             return weighted_total(losses, self.terms.real())
 
         def lower(network: nn.Module) -> Tensor:
-            return weighted_total(self._replay_losses(network, batch), self.terms.labelled())
+            return weighted_total(self._replay_losses(network, batch), self.terms.replayed())
 
         value, gradient = hypergradient(
             model, upper, lower, rate=self.lower_rate, order=self.order or "unrolled"
@@ -125,13 +140,14 @@ class AdaptStep:
             **self._replay_losses(model, batch),
         }
 
-    def _real(self, average: nn.Module, generator: torch.Generator) -> "_Real":
+    def _real(self, generator: torch.Generator) -> "_Real":
         inputs = self.context.real_batch(self.batch_size, generator)
         real = _Real(inputs)
         if self.terms.consistency > 0 or self.terms.cycle > 0:
-            labeler = average if self.labeler is None else self.labeler.eval()
+            labeler, strength = self.labeler.eval(), self.label_strength
             with torch.no_grad():
-                real = replace(real, label=self.label(labeler, inputs))
+                label = label_on_the_way(labeler, inputs, self.label, strength=strength)
+            real = replace(real, label=label)
         if self.terms.cycle > 0 and real.label is not None:
             again = degradable(self.context.task).degrade(real.label, inputs, generator)
             real = replace(real, degraded=again)
@@ -151,9 +167,16 @@ class AdaptStep:
         return losses
 
     def _replay_losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        output, truth = model(batch.input), truth_of(batch, REPLAY)
-        losses = self.context.task.losses
-        return values_of_terms("replay", losses, self.terms.replay, output=output, against=truth)
+        output, losses, terms = model(batch.input), self.context.task.losses, self.terms
+        found: dict[str, Tensor] = {}
+        if terms.replay:
+            truth = truth_of(batch, REPLAY)
+            found |= values_of_terms("replay", losses, terms.replay, output=output, against=truth)
+        if terms.retain:
+            with torch.no_grad():
+                known = self.teacher(batch.input)
+            found |= values_of_terms("retain", losses, terms.retain, output=output, against=known)
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

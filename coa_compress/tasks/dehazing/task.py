@@ -151,7 +151,7 @@ class DehazingTask:
         return self._guidance
 
     @property
-    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor], Tensor]]:
+    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor, Tensor], Tensor]]:
         """The makers of labels that go further than the output of a network."""
         return LABELS
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from coa_compress.tasks.dehazing.guidance.channels import dark_channel
@@ -10,15 +9,14 @@ from coa_compress.tasks.dehazing.guidance.rehazing import smooth
 
 _FINE, _COARSE = 9, 31
 _VARIANCE = 1e-4
-_FINE_GAIN, _COARSE_GAIN = 1.0, 0.3
-_PART = 0.5
+_FINE_GAIN, _COARSE_GAIN = 0.5, 1.0
 _DARK_PATCH = 15
 _DARK_WEIGHT = 0.6
 _LEAST = 0.2
 _BRIGHTEST = 1000
 
 
-def detail_label(network: nn.Module, real: Tensor) -> Tensor:
+def detail_label(network: nn.Module, real: Tensor, output: Tensor) -> Tensor:
     """Return the output with more local contrast where the network took haze away.
 
     Haze shrinks local contrast by the transmission, and what a network leaves of haze shows as
@@ -27,40 +25,38 @@ def detail_label(network: nn.Module, real: Tensor) -> Tensor:
     is that of windows of 9 and of 31 pixels, so that means and colors stay.
 
     Args:
-        network: Dehazes.
+        network: Dehazes; not asked again.
         real: Hazy images, shape ``(batch, 3, height, width)``, values in ``[0, 1]``.
+        output: What the network made of them, same shape.
 
     Returns:
         Same shape, values in ``[0, 1]``.
 
     >>> real = torch.rand(1, 3, 32, 32)
-    >>> torch.allclose(detail_label(nn.Identity(), real), real)
+    >>> torch.allclose(detail_label(nn.Identity(), real, real), real)
     True
     """
-    output = _restored(network, real)
+    del network
+    output = output.clamp(0, 1)
     passed = (_deviation(real) / _deviation(output)).clamp(0, 1)
     fine, coarse = output - smooth(output, _FINE), output - smooth(output, _COARSE)
     lost = (1 - passed).sqrt()
     return (output + lost * (_FINE_GAIN * fine + _COARSE_GAIN * coarse)).clamp(0, 1)
 
 
-def halfway_label(network: nn.Module, real: Tensor) -> Tensor:
-    """Return the mean of the output and of the output on the output, values in ``[0, 1]``."""
-    output = _restored(network, real)
-    return torch.lerp(output, _restored(network, output), _PART)
-
-
-def dark_channel_label(network: nn.Module, real: Tensor) -> Tensor:
+def dark_channel_label(network: nn.Module, real: Tensor, output: Tensor) -> Tensor:
     """Return the output after a gentle step of the dark channel prior (He et al. 2011).
 
     Args:
-        network: Dehazes.
-        real: Hazy images, shape ``(batch, 3, height, width)``, values in ``[0, 1]``.
+        network: Dehazes; not asked again.
+        real: Hazy images, shape ``(batch, 3, height, width)``.
+        output: What the network made of them, same shape.
 
     Returns:
         Same shape, values in ``[0, 1]``.
     """
-    output = _restored(network, real)
+    del network, real
+    output = output.clamp(0, 1)
     darkest = dark_channel(output, patch=_DARK_PATCH)
     flat = darkest.flatten(1)
     count = max(1, flat.shape[1] // _BRIGHTEST)
@@ -71,17 +67,11 @@ def dark_channel_label(network: nn.Module, real: Tensor) -> Tensor:
     return (light + (output - light) / passed).clamp(0, 1)
 
 
-LABELS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+LABELS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
     "detail": detail_label,
-    "halfway": halfway_label,
     "dark_channel": dark_channel_label,
 }
 """Every maker of pseudo-labels by name, besides those of the engine."""
-
-
-def _restored(network: nn.Module, image: Tensor) -> Tensor:
-    output: Tensor = network(image)
-    return output.clamp(0, 1)
 
 
 def _deviation(image: Tensor) -> Tensor:
