@@ -42,10 +42,9 @@ def label_on_the_way(
         make: Makes the label.
         strength: Part of the way from the output to the label, in ``(0, 1]``.
 
-    >>> import torch
-    >>> doubling = torch.nn.Threshold(0.0, 4.0)
+    >>> doubling = nn.LeakyReLU(2.0)
     >>> label_on_the_way(doubling, -torch.ones(1), twice_label, strength=0.5)
-    tensor([4.])
+    tensor([-3.])
     """
     output: Tensor = network(real)
     return torch.lerp(output, make(network, real, output), strength)

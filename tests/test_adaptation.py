@@ -214,6 +214,8 @@ class Plainest(Doubling):
     [
         ({"cycle": 1.0}, RecipeError, "Plainest has no method degrade: set it to 0"),
         ({"training__patience": 5}, RecipeError, "Plainest has no method monitor: remove it"),
+        ({"retain": "{l2: 1}"}, TrainingError, r"stages\.adapt\.retain names no loss 'l2'"),
+        ({"label_strength": 0}, RecipeError, r"label_strength=0: must be above 0\.0"),
         ({"label": "twise"}, TrainingError, r"stages\.adapt\.label is 'twise': did you mean twice"),
         (
             {"mode": "bilevel"},
