@@ -45,15 +45,26 @@ _SHOWN = {"fade": "FADE", "dark_channel_density": "dark channel", "niqe": "NIQE"
 _START = (
     "mode=ema",
     "label=detail",
+    "label_strength=1.0",
     # nearly still: a label that is sharper than its maker must not chase itself
     "mean_teacher.decay=0.999",
     "consistency=1.0",
     "cycle=0.0",
     "prior={}",
     "replay={l1: 1.0}",
+    "retain={}",
     "update=all",
     "training={steps: 150, batch_size: 4, learning_rate: 2.0e-4, warmup_steps: 10}",
     "training.ema_decay=0.95",
+)
+_LARGE_CROPS = (
+    "labeler=teacher",
+    "training.steps=1000",
+    "training.learning_rate=5.0e-4",
+    "training.ema_decay=0.99",
+    "replay={psnr: 0.1}",
+    "task.crop=256",
+    "task.as_shot=0.75",
 )
 VARIANTS: dict[str, tuple[str, ...]] = {
     "detail": (),
@@ -88,24 +99,26 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "training.learning_rate=5.0e-4",
         "prior={dark_channel: 0.1}",
     ),
-    "teacher, detail, large crops": (
-        "labeler=teacher",
-        "training.steps=1000",
-        "training.learning_rate=5.0e-4",
-        "training.ema_decay=0.99",
-        "replay={psnr: 0.1}",
-        "task.crop=256",
-        "task.as_shot=0.75",
-    ),
+    "teacher, detail, large crops": _LARGE_CROPS,
     "teacher, detail, large crops, retain": (
-        "labeler=teacher",
-        "training.steps=1000",
-        "training.learning_rate=5.0e-4",
-        "training.ema_decay=0.99",
-        "replay={psnr: 0.1}",
+        *_LARGE_CROPS,
         "retain={psnr: 0.1}",
-        "task.crop=256",
-        "task.as_shot=0.75",
+    ),
+    "teacher, detail, large crops, retain, twice the weight": (
+        *_LARGE_CROPS,
+        "retain={psnr: 0.1}",
+        "consistency=2.0",
+    ),
+    "teacher, detail, large crops, retain, weight 2.5": (
+        *_LARGE_CROPS,
+        "retain={psnr: 0.1}",
+        "consistency=2.5",
+    ),
+    "teacher, gentle detail, large crops, retain": (
+        *_LARGE_CROPS,
+        "retain={psnr: 0.1}",
+        "consistency=2.0",
+        "label_strength=0.4",
     ),
     "teacher, dark channel": ("labeler=teacher", "label=dark_channel"),
     "teacher, bilevel, first order": (
