@@ -32,6 +32,7 @@ def detail_label(network: nn.Module, real: Tensor, output: Tensor) -> Tensor:
     Returns:
         Same shape, values in ``[0, 1]``.
 
+    >>> import torch
     >>> real = torch.rand(1, 3, 32, 32)
     >>> torch.allclose(detail_label(nn.Identity(), real, real), real)
     True
