@@ -66,6 +66,7 @@ _LARGE_CROPS = (
     "task.crop=256",
     "task.as_shot=0.75",
 )
+_RETAINING = (*_LARGE_CROPS, "retain={psnr: 0.1}")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "detail": (),
     "plain label": ("label=plain",),
@@ -100,23 +101,17 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "prior={dark_channel: 0.1}",
     ),
     "teacher, detail, large crops": _LARGE_CROPS,
-    "teacher, detail, large crops, retain": (
-        *_LARGE_CROPS,
-        "retain={psnr: 0.1}",
-    ),
+    "teacher, detail, large crops, retain": _RETAINING,
     "teacher, detail, large crops, retain, twice the weight": (
-        *_LARGE_CROPS,
-        "retain={psnr: 0.1}",
+        *_RETAINING,
         "consistency=2.0",
     ),
     "teacher, detail, large crops, retain, weight 2.5": (
-        *_LARGE_CROPS,
-        "retain={psnr: 0.1}",
+        *_RETAINING,
         "consistency=2.5",
     ),
     "teacher, gentle detail, large crops, retain": (
-        *_LARGE_CROPS,
-        "retain={psnr: 0.1}",
+        *_RETAINING,
         "consistency=2.0",
         "label_strength=0.4",
     ),

@@ -1,12 +1,9 @@
 """Losses on unlabelled real inputs."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-PseudoLabel = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Makes labels with a network, of real inputs and of its outputs on them; without gradient."""
+from coa_compress.protocols import PseudoLabel
 
 
 def plain_label(network: nn.Module, real: Tensor, output: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ from coa_compress.gate import DomainMeasures
 NamedLoss = Callable[[Tensor, Tensor], Tensor]
 """An unweighted scalar loss, from 0, of an output and what it is held against."""
 
+PseudoLabel = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Makes labels with a network, of real inputs and of its outputs on them; without gradient."""
+
 Loss = Callable[[Tensor, Batch], Tensor]
 """A scalar loss of a network's output on a batch."""
 
@@ -82,7 +85,7 @@ class Labeling(Protocol):
     """A task that knows better pseudo-labels of real inputs than the output of a network."""
 
     @property
-    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor, Tensor], Tensor]]:
+    def pseudo_labels(self) -> Mapping[str, PseudoLabel]:
         """Return makers of labels by name, of a network, real inputs and its outputs on them.
 
         They run without gradient.

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from coa_compress.adaptation import (
     PSEUDO_LABELS,
-    PseudoLabel,
     consistency_loss,
     cycle_loss,
     label_on_the_way,
 )
 from coa_compress.artifacts import Batch
 from coa_compress.errors import RecipeError, TrainingError
-from coa_compress.protocols import Adaptable, Degradable, Labeling, Task
+from coa_compress.protocols import Adaptable, Degradable, Labeling, PseudoLabel, Task
 from coa_compress.registry import did_you_mean
 from coa_compress.stages.state import Context
 from coa_compress.stages.train import truth_of

@@ -14,7 +14,7 @@ from coa_compress.artifacts import Batch, Picture, Reference
 from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import WeightsError
 from coa_compress.gate import DomainMeasures
-from coa_compress.protocols import NamedLoss, Progress, no_progress
+from coa_compress.protocols import NamedLoss, Progress, PseudoLabel, no_progress
 from coa_compress.tasks.dehazing.data import DehazingData, splits_of
 from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.folder_use import restore_folder
@@ -151,7 +151,7 @@ class DehazingTask:
         return self._guidance
 
     @property
-    def pseudo_labels(self) -> Mapping[str, Callable[[nn.Module, Tensor, Tensor], Tensor]]:
+    def pseudo_labels(self) -> Mapping[str, PseudoLabel]:
         """The makers of labels that go further than the output of a network."""
         return LABELS
 

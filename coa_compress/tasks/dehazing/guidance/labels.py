@@ -1,9 +1,8 @@
 """Pseudo-labels of real hazy images that go further than the network that makes them."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
+from coa_compress.protocols import PseudoLabel
 from coa_compress.tasks.dehazing.guidance.channels import dark_channel
 from coa_compress.tasks.dehazing.guidance.rehazing import smooth
 
@@ -68,7 +67,7 @@ def dark_channel_label(network: nn.Module, real: Tensor, output: Tensor) -> Tens
     return (light + (output - light) / passed).clamp(0, 1)
 
 
-LABELS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+LABELS: dict[str, PseudoLabel] = {
     "detail": detail_label,
     "dark_channel": dark_channel_label,
 }
