@@ -179,6 +179,22 @@ def test_torch_pruning_meets_the_budget_and_our_refit_takes_its_cut(importance, 
     assert torch.equal(pruned.student[0].weight, given.teacher[0].weight[kept])
 
 
+def test_a_smaller_budget_goes_on_with_the_loop_of_a_larger_one(monkeypatch):
+    tp = pytest.importorskip("torch_pruning")
+    name, shared = "tp:taylor:global", tiny_subject(width=64)
+    attempt(name, shared, 0.7, limit_s=60)
+    steps, step = [], tp.pruner.BasePruner.step
+    monkeypatch.setattr(tp.pruner.BasePruner, "step", lambda self: (steps.append(1), step(self))[1])
+    after = attempt(name, shared, 0.4, limit_s=60)
+    going_on = len(steps)
+    alone = attempt(name, tiny_subject(width=64), 0.4, limit_s=60)
+    assert going_on < len(steps) - going_on
+    for one, other in zip(after.student.parameters(), alone.student.parameters(), strict=True):
+        assert torch.equal(one, other)
+    again = attempt(name, shared, 0.7, limit_s=60)
+    assert count_params(again.student) > count_params(after.student)
+
+
 def test_the_cut_of_another_library_is_told_from_the_weights():
     given = tiny_subject()
     kept = torch.tensor([1, 2, 7, 11])

@@ -35,45 +35,87 @@ def prune_by_torch_pruning(subject: Subject, keep: float, *, importance: str, sc
         Exception: Whatever it raises.
     """
     try:
-        student, note = _pruned(subject, keep, importance, scope, subject.outputs), ""
+        student, note = _within(subject, keep, importance, scope, subject.outputs), ""
     except TimeoutError:
         raise
     except Exception:  # noqa: BLE001  a peer may raise anything; it is tried again
-        student = _pruned(subject, keep, importance, scope, subject.outputs + subject.shuffled)
+        left = subject.outputs + subject.shuffled
+        student = _within(subject, keep, importance, scope, left)
         note = f"told by hand to leave {', '.join(subject.shuffled)}"
     return Pruned(student, matched_cut(subject.teacher, student), note=note)
 
 
-def _pruned(
-    subject: Subject, keep: float, importance: str, scope: str, left: Sequence[str]
-) -> nn.Module:
-    import torch_pruning as tp
+class _Loop:
+    """The loop over one teacher. It does not know the budget: a smaller one goes on with it.
 
-    model = copy.deepcopy(subject.teacher)
-    scorer = _scorer(tp, importance)
-    pruner = tp.pruner.BasePruner(
-        model,
-        subject.example,
-        importance=scorer,
-        global_pruning=scope != "local",
-        isomorphic=scope == "isomorphic",
-        pruning_ratio=_MOST,
-        max_pruning_ratio=_MOST,
-        iterative_steps=_STEPS,
-        ignored_layers=[model.get_submodule(path) for path in left],
-        round_to=_ROUND_TO,
-        # its defaults are mutable and shared between pruners
-        in_channel_groups={},
-        out_channel_groups={},
-        num_heads={},
-    )
+    Args:
+        subject: What is pruned.
+        importance: Kind of importance.
+        scope: Among which channels they are compared.
+        left: Paths of the modules that are left whole.
+    """
+
+    def __init__(self, subject: Subject, importance: str, scope: str, left: Sequence[str]) -> None:
+        import torch_pruning as tp
+
+        self._subject, self._importance = subject, importance
+        self._model = copy.deepcopy(subject.teacher)
+        self._scorer = _scorer(tp, importance)
+        self._pruner = tp.pruner.BasePruner(
+            self._model,
+            subject.example,
+            importance=self._scorer,
+            global_pruning=scope != "local",
+            isomorphic=scope == "isomorphic",
+            pruning_ratio=_MOST,
+            max_pruning_ratio=_MOST,
+            iterative_steps=_STEPS,
+            ignored_layers=[self._model.get_submodule(path) for path in left],
+            round_to=_ROUND_TO,
+            # its defaults are mutable and shared between pruners
+            in_channel_groups={},
+            out_channel_groups={},
+            num_heads={},
+        )
+        self._error: Exception | None = None
+        self._passed: list[tuple[float, nn.Module]] = []
+
+    def within(self, macs: float) -> nn.Module:
+        """Return the network after the first step that is within, or after the last."""
+        for found, model in self._passed:
+            if found <= macs:
+                return model
+        while len(self._passed) < _STEPS:
+            if self._error is None:
+                self._step()
+            if self._error is not None:
+                raise self._error
+            found, model = self._passed[-1]
+            if found <= macs:
+                break
+        return self._passed[-1][1]
+
+    def _step(self) -> None:
+        try:
+            _accumulate_(self._model, self._scorer, self._importance, self._subject)
+            self._pruner.step()
+            self._model.zero_grad(set_to_none=True)
+            macs = count_macs(self._model, self._subject.example)
+        except Exception as error:  # noqa: BLE001  whatever it is, a later budget fails by it too
+            self._error = error
+        else:
+            self._passed.append((macs, copy.deepcopy(self._model)))
+
+
+def _within(
+    subject: Subject, keep: float, importance: str, scope: str, left: tuple[str, ...]
+) -> nn.Module:
+    key = (importance, scope, *left)
+    if key not in subject.loops:
+        subject.loops[key] = _Loop(subject, importance, scope, left)
     limit = keep * count_macs(subject.teacher, subject.example)
-    for _ in range(_STEPS):
-        _accumulate_(model, scorer, importance, subject)
-        pruner.step()
-        model.zero_grad(set_to_none=True)
-        if count_macs(model, subject.example) <= limit:
-            break
+    loop: _Loop = subject.loops[key]
+    model = copy.deepcopy(loop.within(limit))
     with torch.no_grad():
         output = model(torch.zeros(1, 3, _PROBE, _PROBE))
     if output.shape != (1, 3, _PROBE, _PROBE) or not math.isfinite(float(output.sum())):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,11 @@ class Subject:
     tests: Mapping[str, Sequence[Example]]
     outputs: tuple[str, ...]
     shuffled: tuple[str, ...]
+
+    @cached_property
+    def loops(self) -> dict[tuple[str, ...], Any]:
+        """What a method keeps for the next budget, by a name of its own."""
+        return {}
 
     @cached_property
     def structure(self) -> ExportedStructure:
