@@ -62,7 +62,8 @@ def render(record: Mapping[str, Any]) -> str:
     """Return the rows as a Markdown table, each figure the mean over the seeds."""
     rows: Sequence[Mapping[str, Any]] = record["rows"]
     splits = list(rows[0]["teacher"]["psnr_db"])
-    head = ["network", "params", "MACs", "latency", *[f"PSNR dB, {split}" for split in splits]]
+    quality = [f"PSNR dB (SSIM), {split}" for split in splits]
+    head = ["network", "params", "MACs", "latency", *quality]
     lines = [_line("teacher", "teacher", rows, splits)]
     for keep in dict.fromkeys(row["keep_macs"] for row in rows):
         chosen = [row for row in rows if row["keep_macs"] == keep]
@@ -77,7 +78,7 @@ def render(record: Mapping[str, Any]) -> str:
         f"{markdown_table(head, lines)}\n\n`recipes/{record['recipe']}`. MACs: "
         f"multiply-accumulates of one {_size(record)} image. "
         f"Latency: on {where}, as a fraction of the teacher's in the same run. Seeds: {seeds}; "
-        f"means, and ± the standard deviation where there are several. Made by "
+        f"means, and ± the standard deviation of the PSNR where there are several. Made by "
         f"`{record['command']}`."
     )
 
@@ -156,7 +157,7 @@ def _published_line(network: Mapping[str, Any], splits: Sequence[str]) -> list[s
     return [
         f"`{network['name']}`, its published weights",
         *_costs(network["params"], network["macs"], network["latency"]),
-        *[_spread([network["psnr_db"][split]]) for split in splits],
+        *[_quality([network], split) for split in splits],
     ]
 
 
@@ -175,8 +176,14 @@ def _line(
     return [
         title,
         *_costs(params, macs, latency),
-        *[_spread([net["psnr_db"][split] for net in networks]) for split in splits],
+        *[_quality(networks, split) for split in splits],
     ]
+
+
+def _quality(networks: Sequence[Mapping[str, Any]], split: str) -> str:
+    psnr_db = _spread([net["psnr_db"][split] for net in networks])
+    ssim = statistics.mean(net["ssim"][split] for net in networks)
+    return f"{psnr_db} ({ssim:.3f})"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -15,7 +15,8 @@ PAGE = f"<!-- table: a -->\nold | \\1\n{END}\nmore\n<!-- table: b -->\nb\n{END}"
 
 
 def network(psnr, latency=10.0):
-    return {"params": 2e6, "macs": 4e9, "latency_ms": latency, "psnr_db": {"builtin": psnr}}
+    quality = {"psnr_db": {"builtin": psnr}, "ssim": {"builtin": psnr / 25}}
+    return {"params": 2e6, "macs": 4e9, "latency_ms": latency, **quality}
 
 
 def frontier_record():
@@ -30,14 +31,14 @@ def frontier_record():
         }
         for seed in (0, 1)
     ]
-    literature = {"name": "gcanet", "params": 7e5, "macs": 15e9, "latency": 4.0}
+    literature = {**network(19.0), "name": "gcanet", "params": 7e5, "macs": 15e9, "latency": 4.0}
     return {
         **new_record("frontier", ["--seeds", "0", "1"]),
         "recipe": "dehaze.yaml",
         "example_size": [1, 3, 64, 48],
         "seeds": [0, 1],
         "rows": rows,
-        "published": [{**literature, "psnr_db": {"builtin": 19.0}}],
+        "published": [literature],
     }
 
 
@@ -122,12 +123,14 @@ def test_the_frontier_gives_its_teacher_and_students_to_reports():
 def test_the_frontier_shows_means_and_spreads():
     table = frontier.render(frontier_record()).splitlines()
 
-    assert table[2] == "| teacher | 2.000 M | 4.000 G | 1.00 | 21.00 |"
-    assert (
-        table[3] == "| student, 25.0% of the MACs asked | 2.000 M | 4.000 G | 0.50 | 20.50 ± 0.71 |"
-    )
+    assert table[2] == "| teacher | 2.000 M | 4.000 G | 1.00 | 21.00 (0.840) |"
+    student = "| student, 25.0% of the MACs asked | 2.000 M | 4.000 G | 0.50 "
+    assert table[3] == f"{student}| 20.50 ± 0.71 (0.820) |"
     assert table[4].startswith("| the same, adapted (accepted 1 of 2) | ")
-    assert table[5] == "| `gcanet`, its published weights | 0.700 M | 15.000 G | 4.00 | 19.00 |"
+    assert (
+        table[5]
+        == "| `gcanet`, its published weights | 0.700 M | 15.000 G | 4.00 | 19.00 (0.760) |"
+    )
     assert table[7].startswith("`recipes/dehaze.yaml`. MACs: multiply-accumulates of one 64 x 48")
     assert markdown_table(["a"], []) == "| a |\n| --- |"
 
