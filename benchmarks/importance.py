@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from benchmarks.networks.published import PUBLISHED, default_data, load_published
 from benchmarks.records import markdown_table, new_record, read_record, write_record
+from coa_compress.allocation.losses import expected_losses
 from coa_compress.allocation.widths import select_channels
-from coa_compress.artifacts import Batch, Curves, Scores
-from coa_compress.curves import curve_losses
+from coa_compress.artifacts import Batch, Curves, ExpectedLosses, Scores
 from coa_compress.refit.closed_form import refit
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.scoring.curves import CurvePlan, measure_curves
@@ -39,7 +39,6 @@ from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.task import DehazingTask
 
 NETWORKS = ("builtin", *PUBLISHED)
-CROWDINGS = (0, 1, 2)
 _STEP = 8
 _TITLES = {
     "one_shot": "as cut",
@@ -137,14 +136,9 @@ def random_widths(structure: ExportedStructure, count: int, *, seed: int) -> lis
     return found
 
 
-def predicted_by_scores(scores: Scores, widths: Mapping[str, int], crowding: int) -> float:
-    """Return the sum of the scores that are cut, each group times ``(n / w) ** crowding``."""
-    total = 0.0
-    for name, width in widths.items():
-        ordered = scores[name].sort().values
-        lost = float(ordered[: len(ordered) - width].sum())
-        total += lost * (len(ordered) / width) ** crowding
-    return total
+def predictions(losses: ExpectedLosses, drawn: Sequence[Mapping[str, int]]) -> list[float]:
+    """Return what allocators minimize: the sum of the expected losses, for each allocation."""
+    return [sum(float(losses[name][w]) for name, w in widths.items()) for widths in drawn]
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -176,7 +170,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
             found = row["spearman"].get(name, {})
             line += [
                 f"{row['mean_loss'][name]:.4f}" if name in row["mean_loss"] else "",
-                _figure(found.get("score_0")),
+                _figure(found.get("score")),
                 _figure(found.get("curves" if name == "one_shot" else "curves_refit")),
             ]
         lines.append(line)
@@ -192,16 +186,13 @@ def _row(bench: Bench, scorer: str, arguments: argparse.Namespace) -> dict[str, 
     groups = bench.structure.groups
     scores = SCORERS.get(scorer)(bench.model, groups, bench.calibration, squared_error)
     seconds = {"score": round(time.monotonic() - started, 2)}
-    predictions = {
-        f"score_{crowding}": [predicted_by_scores(scores, w, crowding) for w in bench.widths]
-        for crowding in CROWDINGS
-    }
+    predicted = {"score": predictions(expected_losses(groups, scores), bench.widths)}
     if scorer in arguments.curves:
         for name, refitted in (("curves", False), ("curves_refit", True)):
             started = time.monotonic()
             curves = _curves(bench, scores, CurvePlan(refit=refitted))
             seconds[name] = round(time.monotonic() - started, 2)
-            predictions[name] = [_sum_of_curves(curves, widths) for widths in bench.widths]
+            predicted[name] = predictions(expected_losses(groups, {}, curves), bench.widths)
     losses = _true_losses(bench, scores, full=scorer in arguments.refit)
     return {
         "scorer": scorer,
@@ -210,13 +201,13 @@ def _row(bench: Bench, scorer: str, arguments: argparse.Namespace) -> dict[str, 
         "spearman": {
             truth: {
                 name: round(float(spearmanr(values, measured).statistic), 4)
-                for name, values in predictions.items()
+                for name, values in predicted.items()
             }
             for truth, measured in losses.items()
         },
         "mean_loss": {n: float(np.exp(np.mean(np.log(v)))) for n, v in losses.items()},
         "losses": {name: _rounded(values) for name, values in losses.items()},
-        "predictions": {name: _rounded(values) for name, values in predictions.items()},
+        "predictions": {name: _rounded(values) for name, values in predicted.items()},
     }
 
 
@@ -249,10 +240,6 @@ def _curves(bench: Bench, scores: Scores, plan: CurvePlan) -> Curves:
     return measure_curves(bench.model, bench.structure, scores, bench.calibration, plan=plan)
 
 
-def _sum_of_curves(curves: Curves, widths: Mapping[str, int]) -> float:
-    return sum(float(curve_losses(curves[name])[width]) for name, width in widths.items())
-
-
 def _powered(full: Mapping[str, int], parts: NDArray[np.float64], power: float) -> dict[str, int]:
     return {
         name: int(min(n, max(min(_STEP, n), round(n * part**power / _STEP) * _STEP)))
@@ -274,8 +261,8 @@ def _arguments() -> argparse.Namespace:
     names = SCORERS.names()
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--scorers", nargs="+", choices=names, default=names)
-    parser.add_argument("--curves", nargs="*", choices=names, default=["fisher", "surgeon"])
-    parser.add_argument("--refit", nargs="*", choices=names, default=["fisher", "surgeon"])
+    parser.add_argument("--curves", nargs="*", choices=names, default=["sensitivity", "surgeon"])
+    parser.add_argument("--refit", nargs="*", choices=names, default=["sensitivity"])
     parser.add_argument("--allocations", type=int, default=40)
     parser.add_argument("--size", type=int, default=64, help="side of a crop in pixels")
     parser.add_argument("--quick", action="store_true", help="8 allocations, no refit")

@@ -1,15 +1,16 @@
 """The benchmark of importance: its draws, its predictions and its table."""
 
+import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.importance import predicted_by_scores, random_widths, render
+from benchmarks.importance import predictions, random_widths, render
 from benchmarks.records import new_record
 from coa_compress.structure.analysis import analyze
 
 
 def row(network, scorer, **more):
-    found = {"score_0": 0.9, "score_1": 0.8, "score_2": 0.7}
+    found = {"score": 0.9}
     return {
         "network": network,
         "scorer": scorer,
@@ -37,12 +38,10 @@ def test_random_widths_are_multiples_of_8_around_the_budgets():
         assert all(w % 8 == 0 and 8 <= w <= full[name] for name, w in widths.items())
 
 
-def test_a_prediction_is_the_sum_of_what_is_cut():
-    scores = {"a": torch.tensor([3.0, 1.0, 4.0, 2.0]), "b": torch.tensor([5.0, 1.0])}
+def test_a_prediction_is_the_sum_of_what_groups_are_expected_to_lose():
+    losses = {"a": np.array([9.0, 4.0, 0.0]), "b": np.array([8.0, 2.0, 0.0])}
 
-    assert predicted_by_scores(scores, {"a": 2, "b": 2}, 0) == 3.0
-    assert predicted_by_scores(scores, {"a": 2, "b": 1}, 0) == 4.0
-    assert predicted_by_scores(scores, {"a": 2, "b": 1}, 2) == 4 * 3.0 + 4 * 1.0
+    assert predictions(losses, [{"a": 2, "b": 2}, {"a": 1, "b": 2}, {"a": 1, "b": 1}]) == [0, 4, 6]
 
 
 def test_the_table_has_a_part_for_each_network():
