@@ -121,24 +121,38 @@ def test_an_error_of_a_peer_is_a_row(tiny, monkeypatch, capsys):
 
 
 def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher():
-    def row(method, one_shot, refitted, error=None, kept=0.5):
-        stages = {
-            f"psnr_{stage}": {"made": {"truth": value - 1, "teacher": value}}
-            for stage, value in (("one_shot", one_shot), ("refitted", refitted))
-        }
-        known = {"teacher": "t", "keep_macs": 0.5, "macs_kept": kept, "method": method}
-        return {**known, "error": error, **stages}
+    def row(method, one_shot, refitted, error=None, kept=0.5, **distilled):
+        def figures(value):
+            return {"made": {"truth": value - 1, "teacher": value}}
 
-    rows = [row("ours", 20, 39), row("tp:a:global", 26, 31), row("tp:b:global", 29, 30, kept=0.6)]
-    rows.append(row("tp:c:global", 50, 50, error="IndexError"))
+        return {
+            "teacher": "t",
+            "keep_macs": 0.5,
+            "macs_kept": kept,
+            "method": method,
+            "error": error,
+            "psnr_one_shot": figures(one_shot),
+            "psnr_refitted": figures(refitted),
+            "psnr_distilled": {n[1:]: figures(value) for n, value in distilled.items()},
+        }
+
+    rows = [
+        row("ours", 20, 39, n500=40, n2000=41),
+        row("ours", 20, 39, n500=42),
+        row("tp:a:global", 26, 31, n500=33, n2000=34),
+        row("tp:b:global", 29, 30, kept=0.6, n500=32),
+        row("tp:c:global", 50, 50, error="IndexError"),
+    ]
     known = {"t": {"psnr": {"made": {"truth": 24.0}}}}
 
     shown = prune.summary({"teachers": known, "rows": rows})
-    alone = prune.summary({"teachers": known, "rows": rows[:1]})
+    alone = prune.summary({"teachers": known, "rows": rows[1:2]})
 
-    line = "| `t` (24.00 dB, `made`) | 50.0% | 38.00 (39.00) |"
-    assert f"{line} 28.00 (29.00) `tp:b:global`, missed: 60.0% | 29.00 (30.00) |" in shown
-    assert f"{line} none takes it | - |" in alone
+    line = "| `t` (24.00 dB, `made`) | 50.0% | 38.00"
+    best = "28.00 (29.00) `tp:b:global`, missed: 60.0% | 29.00 (30.00)"
+    ours = "40.00 ± 1.41 (41.00 ± 1.41), 500 steps"
+    assert f"{line} ± 0.00 (39.00 ± 0.00) | {best} | {ours} | 31.00 (32.00), 500 steps |" in shown
+    assert f"{line} (39.00) | none takes it | - | - | - |" in alone
 
 
 def test_an_error_of_ours_is_an_error(monkeypatch):

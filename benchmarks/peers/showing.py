@@ -23,8 +23,10 @@ def summary(record: Mapping[str, Any]) -> str:
     """Return a short Markdown table: our default against the best that another library returned.
 
     The best is the one closest to the teacher's output on the first split, whatever it is called.
+    Both are shown after the most steps of distillation that both had, too.
     """
     head = ["teacher", "MACs asked", "ours", "best other library", "the same, with our refit"]
+    head += ["ours, distilled", "the other, distilled"]
     lines = []
     for teacher, known in record["teachers"].items():
         split = next(iter(known["psnr"]))
@@ -37,15 +39,31 @@ def summary(record: Mapping[str, Any]) -> str:
                 figures = [_figure([best["psnr_one_shot"]], split)] if best else ["none takes it"]
                 figures[0] += f" `{best['method']}`{_missed(best)}" if best else ""
                 figures.append(_figure([best["psnr_refitted"]], split) if best else "-")
+                figures += _distilled(ours, asked, best, split)
                 truth = known["psnr"][split]["truth"]
                 title = f"`{teacher}` ({truth:.2f} dB, `{split}`)"
                 own = _figure([row["psnr_refitted"] for row in ours], split)
                 lines.append([title, f"{keep:.1%}", own, *figures])
     return (
-        f"{markdown_table(head, lines)}\n\nPSNR in dB before any training: against the truth, and "
-        "in brackets against the teacher's output. Every method and its errors: "
-        "[docs/prune.md](docs/prune.md)."
+        f"{markdown_table(head, lines)}\n\nPSNR in dB, against the truth, and in brackets against "
+        "the teacher's output; before any training, and after as many steps of distillation as "
+        "stand there, equal for both. Every method and its errors: [docs/prune.md](docs/prune.md)."
     )
+
+
+def _distilled(
+    ours: Sequence[Row], asked: Sequence[Row], best: Row | None, split: str
+) -> list[str]:
+    peers = [row for row in asked if best and row["method"] == best["method"]]
+    both = {n for row in ours for n in row["psnr_distilled"]}
+    both &= {n for row in peers for n in row["psnr_distilled"]}
+    if not both:
+        return ["-", "-"]
+    steps = max(both, key=int)
+    return [
+        f"{_figure([row['psnr_distilled'].get(steps) for row in rows], split)}, {steps} steps"
+        for rows in (ours, peers)
+    ]
 
 
 def _missed(row: Row) -> str:
