@@ -1,8 +1,8 @@
 """Our pruning against that of other libraries: same teacher, images and budget, in one run.
 
     python -m benchmarks.prune [--teacher builtin gcanet dehazeformer_t] [--budgets 0.5 0.25]
-        [--methods ours tp:taylor:global] [--steps 0 500 2000] [--seeds 0 1 2] [--data DIR]
-        [--quick] [--json FILE]
+        [--methods ours tp:taylor:global] [--steps 0 500 2000] [--steps-at 0.25] [--seeds 0 1 2]
+        [--data DIR] [--quick] [--json FILE]
 
 A row is a teacher, a budget, a method and a seed. Each row, and each distillation of it, is written
 to the file once it is done and is not made again; rows of a teacher whose weights have changed are.
@@ -61,7 +61,8 @@ def _make_rows(subject: Subject, record: Record, given: argparse.Namespace) -> N
                 row = first_row(subject, keep, name, limit_s=given.limit)
                 record.put(row)
                 print(f"  {_shown(row)}", flush=True)
-            _distill(subject, record, row, given.steps)
+            if given.steps_at is None or keep in given.steps_at:
+                _distill(subject, record, row, given.steps)
 
 
 def _distill(subject: Subject, record: Record, row: dict[str, Any], steps: Sequence[int]) -> None:
@@ -88,6 +89,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.75, 0.5, 0.25, 0.125])
     parser.add_argument("--methods", nargs="+", default=list(DEFAULT_METHODS))
     parser.add_argument("--steps", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--steps-at", type=float, nargs="+", help="budgets whose students are distilled; all"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--splits", nargs="*", default=["sots_indoor", "sots_outdoor"])

@@ -91,6 +91,13 @@ def test_rows_are_made_once_and_missing_distillations_are_added(tiny, monkeypatc
     assert first == second
 
 
+def test_only_the_students_of_the_named_budgets_are_distilled(tiny):
+    rows = tiny(
+        "--methods", "ours", "--budgets", "0.75", "0.5", "--steps", "1", "--steps-at", "0.5"
+    )["rows"]
+    assert [set(row["psnr_distilled"]) for row in rows] == [set(), {"1"}]
+
+
 def test_rows_of_other_weights_are_made_again(tiny, monkeypatch):
     before = tiny("--methods", "ours", "uniform")
     monkeypatch.setattr(
