@@ -1,7 +1,7 @@
 """Rank correlation between predicted and true loss over random allocations, for each scorer.
 
     python -m benchmarks.importance [--networks builtin] [--scorers fisher] [--allocations 40] \
-[--size 64] [--refit fisher] [--quick] [--data DIR] [--json FILE]
+[--size 64] [--calibration 8] [--refit fisher] [--quick] [--data DIR] [--json FILE]
 
 Widths are drawn at random, once a network; each scorer chooses the channels and predicts the loss,
 which is then measured on the network that is really cut. Each row is written when it is done, and
@@ -74,7 +74,8 @@ def main() -> None:
     """Run the benchmark and write what it found."""
     torch.set_num_threads(1)
     arguments = _arguments()
-    settings = {"size": arguments.size, "allocations": arguments.allocations, "seed": 0}
+    names = ("size", "allocations", "calibration")
+    settings = {**{name: getattr(arguments, name) for name in names}, "seed": 0}
     record = {**new_record("importance"), "settings": settings, "rows": []}
     if arguments.json.is_file():
         before = read_record(arguments.json)
@@ -96,7 +97,7 @@ def main() -> None:
 
 def open_bench(network: str, arguments: argparse.Namespace) -> Bench:
     """Return a network with its calibration and test crops and the random widths."""
-    task = DehazingTask(DehazingSettings(calibration_images=8))
+    task = DehazingTask(DehazingSettings(calibration_images=arguments.calibration))
     published = network in PUBLISHED
     model = load_published(network, arguments.data) if published else task.build_teacher()
     calibration = [_cropped(batch, arguments.size) for batch in task.calibration_batches()]
@@ -150,7 +151,8 @@ def render(record: Mapping[str, Any]) -> str:
         parts.append(f"**{network}** ({chosen[0]['groups']} groups)\n\n{_table(chosen)}")
     settings = record["settings"]
     note = (
-        f"{settings['allocations']} allocations, crops of {settings['size']} pixels. The loss is "
+        f"{settings['allocations']} allocations, {settings['calibration']} calibration crops of "
+        f"{settings['size']} pixels. The loss is "
         "the mean squared change of the output relative to its variance; the geometric mean over "
         "the allocations tells which scorer chooses the better channels at the same widths. "
         f"Made by `{record['command']}`."
@@ -265,6 +267,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--refit", nargs="*", choices=names, default=["sensitivity"])
     parser.add_argument("--allocations", type=int, default=40)
     parser.add_argument("--size", type=int, default=64, help="side of a crop in pixels")
+    parser.add_argument("--calibration", type=int, default=8, help="crops to calibrate on")
     parser.add_argument("--quick", action="store_true", help="8 allocations, no refit")
     parser.add_argument("--data", type=Path, default=default_data(), help="holds weights/")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/importance.json"))

@@ -47,11 +47,11 @@ def test_a_prediction_is_the_sum_of_what_groups_are_expected_to_lose():
 def test_the_table_has_a_part_for_each_network():
     rows = [row("builtin", "fisher"), row("gcanet", "fisher"), row("gcanet", "random")]
     rows[0]["spearman"]["readers"]["curves_refit"] = 0.95
-    settings = {"size": 64, "allocations": 40, "seed": 0}
+    settings = {"size": 64, "allocations": 40, "calibration": 8, "seed": 0}
 
     text = render({**new_record("importance", []), "settings": settings, "rows": rows})
 
     assert text.count("| scorer |") == 2
     assert "**gcanet** (3 groups)" in text
     assert "| fisher | 0.2500 | 0.90 |  | 0.0125 | 0.90 | 0.95 |" in text
-    assert "40 allocations" in text
+    assert "40 allocations, 8 calibration crops of 64 pixels" in text
