@@ -74,7 +74,7 @@ TABLES = (
     Table("scenes", "docs/data.md", "scenes.json", scenes.render),
     Table("prune", "README.md", "prune.json", prune.summary),
     Table("prune", "docs/prune.md", "prune.json", prune.render),
-    Table("prune_64", "docs/prune.md", "prune_64.json", prune.render),
+    Table("prune_16", "docs/prune.md", "prune_16.json", prune.render),
     Table("refit", "docs/refit.md", "refit.json", refit.render),
     Table("speed", "docs/speed.md", "speed.json", speed.render),
     Table("latency", "docs/speed.md", "latency.json", latency.render),

@@ -154,12 +154,14 @@ def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(
 
     shown = prune.summary({"teachers": known, "rows": rows})
     alone = prune.summary({"teachers": known, "rows": rows[1:2]})
+    failed = prune.summary({"teachers": known, "rows": [rows[1], rows[4]]})
 
     line = "| `t` (24.00 dB, `made`) | 50.0% | 38.00"
     best = "28.00 (29.00) `tp:b:global`, missed: 60.0% | 29.00 (30.00)"
     ours = "40.00 ± 1.41 (41.00 ± 1.41), 500 steps"
     assert f"{line} ± 0.00 (39.00 ± 0.00) | {best} | {ours} | 31.00 (32.00), 500 steps |" in shown
-    assert f"{line} (39.00) | none takes it | - | - | - |" in alone
+    assert f"{line} (39.00) | not run | - | - | - |" in alone
+    assert f"{line} (39.00) | none takes it | - | - | - |" in failed
 
 
 def test_an_error_of_ours_is_an_error(monkeypatch):

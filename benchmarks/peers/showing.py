@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.records import markdown_table
 
 Row = Mapping[str, Any]
+_BEFORE = ("one_shot", "refitted")
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -35,11 +36,13 @@ def summary(record: Mapping[str, Any]) -> str:
             asked = [row for row in rows if row["keep_macs"] == keep]
             ours = [row for row in asked if row["method"] == "ours" and not row["error"]]
             if ours:
-                best = _best_peer(asked, split)
-                figures = [_figure([best["psnr_one_shot"]], split)] if best else ["none takes it"]
-                figures[0] += f" `{best['method']}`{_missed(best)}" if best else ""
-                figures.append(_figure([best["psnr_refitted"]], split) if best else "-")
-                figures += _distilled(ours, asked, best, split)
+                peers = [row for row in asked if row["method"].startswith(("tp:", "modelopt:"))]
+                best = _best_of(peers, split)
+                figures = ["none takes it" if peers else "not run", "-"]
+                if best:
+                    figures = [_figure([row[f"psnr_{n}"] for row in best], split) for n in _BEFORE]
+                    figures[0] += f" `{best[0]['method']}`{_missed(best)}"
+                figures += _distilled(ours, best, split)
                 truth = known["psnr"][split]["truth"]
                 title = f"`{teacher}` ({truth:.2f} dB, `{split}`)"
                 own = _figure([row["psnr_refitted"] for row in ours], split)
@@ -51,10 +54,20 @@ def summary(record: Mapping[str, Any]) -> str:
     )
 
 
-def _distilled(
-    ours: Sequence[Row], asked: Sequence[Row], best: Row | None, split: str
-) -> list[str]:
-    peers = [row for row in asked if best and row["method"] == best["method"]]
+def _best_of(peers: Sequence[Row], split: str) -> list[Row]:
+    """Return the rows of the method that is closest to the teacher, on average over its seeds."""
+    methods: dict[str, list[Row]] = {}
+    for row in peers:
+        if not row["error"]:
+            methods.setdefault(row["method"], []).append(row)
+
+    def closeness(rows: Sequence[Row]) -> float:
+        return float(statistics.mean(row["psnr_one_shot"][split]["teacher"] for row in rows))
+
+    return max(methods.values(), key=closeness, default=[])
+
+
+def _distilled(ours: Sequence[Row], peers: Sequence[Row], split: str) -> list[str]:
     both = {n for row in ours for n in row["psnr_distilled"]}
     both &= {n for row in peers for n in row["psnr_distilled"]}
     if not both:
@@ -66,15 +79,9 @@ def _distilled(
     ]
 
 
-def _missed(row: Row) -> str:
-    over = row["macs_kept"] > row["keep_macs"]
-    return f", missed: {row['macs_kept']:.1%}" if over else ""
-
-
-def _best_peer(rows: Sequence[Row], split: str) -> Row | None:
-    peers = [row for row in rows if row["method"].startswith(("tp:", "modelopt:"))]
-    good = [row for row in peers if not row["error"]]
-    return max(good, key=lambda row: row["psnr_one_shot"][split]["teacher"], default=None)
+def _missed(rows: Sequence[Row]) -> str:
+    kept = statistics.mean(row["macs_kept"] for row in rows)
+    return f", missed: {kept:.1%}" if kept > rows[0]["keep_macs"] else ""
 
 
 def _teacher_tables(teacher: str, known: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -111,7 +118,7 @@ def _line(rows: Sequence[Row], split: str, steps: Sequence[int]) -> list[str]:
 
 
 def _stages(steps: Sequence[int]) -> list[str]:
-    return ["one_shot", "refitted", *map(str, steps)]
+    return [*_BEFORE, *map(str, steps)]
 
 
 def _stage(row: Row, stage: str) -> Mapping[str, Mapping[str, float]] | None:
