@@ -82,29 +82,23 @@ class _Loop:
 
     def within(self, macs: float) -> nn.Module:
         """Return the network after the first step that is within, or after the last."""
-        for found, model in self._passed:
-            if found <= macs:
-                return model
-        while len(self._passed) < _STEPS:
-            if self._error is None:
-                self._step()
-            if self._error is not None:
-                raise self._error
-            found, model = self._passed[-1]
-            if found <= macs:
-                break
-        return self._passed[-1][1]
+        while len(self._passed) < _STEPS and all(found > macs for found, _ in self._passed):
+            self._step()
+        return next((model for found, model in self._passed if found <= macs), self._passed[-1][1])
 
     def _step(self) -> None:
+        if self._error is not None:
+            raise self._error
         try:
             _accumulate_(self._model, self._scorer, self._importance, self._subject)
             self._pruner.step()
             self._model.zero_grad(set_to_none=True)
             macs = count_macs(self._model, self._subject.example)
-        except Exception as error:  # noqa: BLE001  whatever it is, a later budget fails by it too
+        except Exception as error:
+            # what is left of the network is of no use to a later budget either
             self._error = error
-        else:
-            self._passed.append((macs, copy.deepcopy(self._model)))
+            raise
+        self._passed.append((macs, copy.deepcopy(self._model)))
 
 
 def _within(
