@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.networks.published import PUBLISHED, default_data, load_published
+from benchmarks.plots import Panel, Series, draw
 from benchmarks.records import markdown_table, new_record, write_record
 from coa_compress.compressor import Compressor
 from coa_compress.profiling.counting import count_macs, count_params
@@ -28,6 +29,11 @@ from coa_compress.tasks.dehazing.task import DehazingTask
 _ROOT = Path(__file__).resolve().parent.parent
 _RECIPE = Path("recipes") / "dehaze.yaml"
 _JSON = Path(__file__).resolve().parent / "results" / "frontier.json"
+_COSTS = {
+    "macs": ("MACs (G)", 1e9),
+    "params": ("parameters (M)", 1e6),
+    "latency": ("latency, of the teacher's", 1.0),
+}
 _QUICK = ("stages.distill.training.steps=300", "stages.adapt.training.steps=50")
 
 
@@ -64,14 +70,17 @@ def render(record: Mapping[str, Any]) -> str:
     splits = list(rows[0]["teacher"]["psnr_db"])
     quality = [f"PSNR dB (SSIM), {split}" for split in splits]
     head = ["network", "params", "MACs", "latency", *quality]
-    lines = [_line("teacher", "teacher", rows, splits)]
-    for keep in dict.fromkeys(row["keep_macs"] for row in rows):
-        chosen = [row for row in rows if row["keep_macs"] == keep]
-        lines.append(_line(f"student, {keep:.1%} of the MACs asked", "student", chosen, splits))
+    lines = [_line("teacher", _networks(rows, "teacher"), splits)]
+    for chosen in _budgets(rows):
+        title = f"student, {chosen[0]['keep_macs']:.1%} of the MACs asked"
+        lines.append(_line(title, _networks(chosen, "student"), splits))
         accepted = sum(bool(row["accepted"]) for row in chosen)
         title = f"the same, adapted (accepted {accepted} of {len(chosen)})"
-        lines.append(_line(title, "adapted", chosen, splits))
-    lines += [_published_line(network, splits) for network in record["published"]]
+        lines.append(_line(title, _networks(chosen, "adapted"), splits))
+    lines += [
+        _line(f"`{network['name']}`, its published weights", [network], splits)
+        for network in record["published"]
+    ]
     where = f"{record['device_name']}, {record['threads']} threads"
     seeds = ", ".join(map(str, record["seeds"]))
     return (
@@ -83,17 +92,45 @@ def render(record: Mapping[str, Any]) -> str:
     )
 
 
+def plot(record: Mapping[str, Any]) -> str:
+    """Return plots of cost against PSNR as SVG: every cost for one split, MACs for several."""
+    splits = list(record["rows"][0]["teacher"]["psnr_db"])
+    costs = list(_COSTS) if len(splits) == 1 else ["macs"]
+    return draw([_panel(record, split, cost) for split in splits for cost in costs])
+
+
+def _panel(record: Mapping[str, Any], split: str, cost: str) -> Panel:
+    rows: Sequence[Mapping[str, Any]] = record["rows"]
+    budgets = _budgets(rows)
+    networks = {
+        "teacher": [_networks(rows, "teacher")],
+        "students": [_networks(chosen, "student") for chosen in budgets],
+        "students, adapted": [_networks(chosen, "adapted") for chosen in budgets],
+        **{f"{network['name']}, published": [[network]] for network in record["published"]},
+    }
+    label, unit = _COSTS[cost]
+    series = tuple(
+        Series(
+            label=title,
+            x=tuple(statistics.mean(net[cost] for net in same) / unit for same in groups),
+            y=tuple(statistics.mean(_psnr_db(same, split)) for same in groups),
+            spread=tuple(_deviation(_psnr_db(same, split)) for same in groups),
+            strong=title == "students",
+        )
+        for title, groups in networks.items()
+    )
+    return Panel(title=split, x_label=label, y_label="PSNR (dB)", series=series)
+
+
 def references(record: Mapping[str, Any]) -> str:
     """Return the teacher and the students as JSON, each figure the mean over the seeds."""
     rows: Sequence[Mapping[str, Any]] = record["rows"]
     day = record["written"][:10]
     size = record["example_size"]
     networks = [_reference(f"teacher of {day}", [row["teacher"] for row in rows], size)]
-    for keep in dict.fromkeys(row["keep_macs"] for row in rows):
-        chosen = [row["student"] for row in rows if row["keep_macs"] == keep]
-        networks.append(
-            _reference(f"student of {day}, {100 * keep:.4g}% of the MACs", chosen, size)
-        )
+    for chosen in _budgets(rows):
+        name = f"student of {day}, {100 * chosen[0]['keep_macs']:.4g}% of the MACs"
+        networks.append(_reference(name, [row["student"] for row in chosen], size))
     found = {"splits": record["test_digests"], "networks": networks}
     return json.dumps(found, indent=1) + "\n"
 
@@ -153,42 +190,42 @@ def _published(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _published_line(network: Mapping[str, Any], splits: Sequence[str]) -> list[str]:
+def _budgets(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Return the rows of each budget, one a seed."""
+    keeps = dict.fromkeys(row["keep_macs"] for row in rows)
+    return [[row for row in rows if row["keep_macs"] == keep] for keep in keeps]
+
+
+def _networks(rows: Sequence[Mapping[str, Any]], role: str) -> list[dict[str, Any]]:
+    """Return what was measured of a role, with its latency as a part of the teacher's."""
     return [
-        f"`{network['name']}`, its published weights",
-        *_costs(network["params"], network["macs"], network["latency"]),
-        *[_quality([network], split) for split in splits],
+        {**row[role], "latency": row[role]["latency_ms"] / row["teacher"]["latency_ms"]}
+        for row in rows
     ]
 
 
-def _costs(params: float, macs: float, latency: float) -> tuple[str, str, str]:
-    return f"{params / 1e6:.3f} M", f"{macs / 1e9:.3f} G", f"{latency:.2f}"
-
-
-def _line(
-    title: str, role: str, rows: Sequence[Mapping[str, Any]], splits: Sequence[str]
-) -> list[str]:
-    networks = [row[role] for row in rows]
-    latency = statistics.mean(
-        row[role]["latency_ms"] / row["teacher"]["latency_ms"] for row in rows
+def _line(title: str, networks: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> list[str]:
+    params, macs, latency = (
+        statistics.mean(net[cost] for net in networks) for cost in ("params", "macs", "latency")
     )
-    params, macs = (statistics.mean(net[cost] for net in networks) for cost in ("params", "macs"))
-    return [
-        title,
-        *_costs(params, macs, latency),
-        *[_quality(networks, split) for split in splits],
-    ]
+    costs = f"{params / 1e6:.3f} M", f"{macs / 1e9:.3f} G", f"{latency:.2f}"
+    return [title, *costs, *[_quality(networks, split) for split in splits]]
 
 
 def _quality(networks: Sequence[Mapping[str, Any]], split: str) -> str:
-    psnr_db = _spread([net["psnr_db"][split] for net in networks])
+    values = _psnr_db(networks, split)
+    deviation = _deviation(values)
+    spread = f" ± {deviation:.2f}" if deviation else ""
     ssim = statistics.mean(net["ssim"][split] for net in networks)
-    return f"{psnr_db} ({ssim:.3f})"
+    return f"{statistics.mean(values):.2f}{spread} ({ssim:.3f})"
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(set(values)) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+def _psnr_db(networks: Sequence[Mapping[str, Any]], split: str) -> list[float]:
+    return [net["psnr_db"][split] for net in networks]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(set(values)) > 1 else 0.0
 
 
 def _size(record: Mapping[str, Any]) -> str:

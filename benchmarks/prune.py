@@ -20,10 +20,10 @@ from typing import Any
 from benchmarks.networks.published import default_data
 from benchmarks.peers.comparison import Record, distilled, first_row, student_of
 from benchmarks.peers.methods import DEFAULT_METHODS, method
-from benchmarks.peers.showing import render, summary
+from benchmarks.peers.showing import plot, render, summary
 from benchmarks.peers.subject import TEACHERS, Choice, Subject, load_subject
 
-__all__ = ["main", "render", "summary"]
+__all__ = ["main", "plot", "render", "summary"]
 
 _QUICK_METHODS = ("ours", "uniform", "random", "tp:magnitude:global", "tp:taylor:isomorphic")
 

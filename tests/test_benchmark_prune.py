@@ -164,6 +164,17 @@ def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(
     assert f"{line} (39.00) | none takes it | - | - | - |" in failed
 
 
+def test_the_plot_shows_ours_other_libraries_and_the_control(tiny):
+    record = tiny("--methods", "ours", "magnitude", "random")
+    record["rows"].append({**record["rows"][0], "method": "tp:taylor:global", "error": "OOM"})
+    plot = prune.plot(record)
+
+    for text in ("ours", "random", "teacher", "builtin, made", "MACs reached (%)", "50"):
+        assert f">{text}</text>" in plot
+    for text in ("magnitude", "tp:taylor:global"):
+        assert f">{text}</text>" not in plot
+
+
 def test_an_error_of_ours_is_an_error(monkeypatch):
     def fails(_subject, _keep):
         raise IndexError

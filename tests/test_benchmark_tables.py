@@ -3,10 +3,12 @@
 import json
 import re
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import frontier, tables
+from benchmarks.plots import drawn
 from benchmarks.records import markdown_table, new_record, read_record, with_table, write_record
 from coa_compress.errors import DataError
 
@@ -133,6 +135,32 @@ def test_the_frontier_shows_means_and_spreads():
     )
     assert table[7].startswith("`recipes/dehaze.yaml`. MACs: multiply-accumulates of one 64 x 48")
     assert markdown_table(["a"], []) == "| a |\n| --- |"
+
+
+def test_a_plot_shows_its_networks_and_is_the_same_for_the_same_figures():
+    plot = frontier.plot(frontier_record())
+
+    assert ElementTree.fromstring(plot).tag.endswith("}svg")
+    for text in ("teacher", "students, adapted", "gcanet, published", "MACs (G)", "builtin"):
+        assert f">{text}</text>" in plot
+    assert drawn(plot) == drawn(frontier.plot(frontier_record()))
+    changed = frontier_record()
+    changed["rows"][0]["student"]["psnr_db"]["builtin"] += 0.001
+    assert drawn(plot) != drawn(frontier.plot(changed))
+    assert drawn("<svg></svg>") is None
+
+
+def test_a_plot_by_another_version_of_the_library_is_not_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_ROOT", tmp_path)
+    monkeypatch.setattr(tables, "_RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "TABLES", ())
+    monkeypatch.setattr(tables, "DERIVED", (tables.Derived("a.svg", "a.json", frontier.plot),))
+    write_record(tmp_path / "a.json", frontier_record())
+    plot = tables.rendered("a.svg")
+
+    for text, stale in ((f"<!-- older -->{plot}", []), (plot.replace("drawn:", ""), ["a.svg"])):
+        (tmp_path / "a.svg").write_text(text, encoding="utf-8")
+        assert tables.stale_pages() == stale
 
 
 def test_the_frontier_has_a_row_for_each_budget_and_seed_of_its_recipe(

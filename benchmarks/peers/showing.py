@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.peers.methods import is_ours
+from benchmarks.plots import Panel, Series, draw
 from benchmarks.records import markdown_table
 
 Row = Mapping[str, Any]
@@ -51,6 +53,46 @@ def summary(record: Mapping[str, Any]) -> str:
         f"{markdown_table(head, lines)}\n\nPSNR in dB, against the truth, and in brackets against "
         "the teacher's output; before any training, and after as many steps of distillation as "
         "stand there, equal for both. Every method and its errors: [docs/prune.md](docs/prune.md)."
+    )
+
+
+def plot(record: Mapping[str, Any]) -> str:
+    """Return plots of the MACs reached against PSNR before any training as SVG, one a teacher.
+
+    Ours is the default after its refit; other libraries and the control are as they cut.
+    """
+    rows = [row for row in record["rows"] if not row["error"] and _is_plotted(row["method"])]
+    panels = []
+    for teacher, known in record["teachers"].items():
+        groups: dict[str, list[list[Row]]] = {}
+        for same in _grouped([row for row in rows if row["teacher"] == teacher]):
+            groups.setdefault(same[0]["method"], []).append(same)
+        split = next(iter(known["psnr"]))
+        panel = Panel(
+            title=f"{teacher}, {split}",
+            x_label="MACs reached (%)",
+            y_label="PSNR (dB), no training",
+            series=tuple(_series(name, found, split) for name, found in groups.items()),
+            level=known["psnr"][split]["truth"],
+            ticks=tuple(sorted({100 * row["keep_macs"] for row in rows})),
+        )
+        panels.append(panel)
+    return draw(panels)
+
+
+def _is_plotted(name: str) -> bool:
+    return name in ("ours", "random") or not is_ours(name)
+
+
+def _series(name: str, groups: Sequence[Sequence[Row]], split: str) -> Series:
+    stage = "refitted" if name == "ours" else "one_shot"
+    found = [[row[f"psnr_{stage}"][split]["truth"] for row in same] for same in groups]
+    return Series(
+        label=name,
+        x=tuple(100 * statistics.mean(row["macs_kept"] for row in same) for same in groups),
+        y=tuple(map(statistics.mean, found)),
+        spread=tuple(statistics.stdev(values) if len(values) > 1 else 0.0 for values in found),
+        strong=name == "ours",
     )
 
 
