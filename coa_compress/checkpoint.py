@@ -16,7 +16,8 @@ from coa_compress.atomic import write_atomic
 from coa_compress.errors import WeightsError
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pk", ".pkl")
-_WRAPPERS = ("state_dict", "params_ema", "params", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model")
+_OUTER = ("_orig_mod.", "module.")
 
 
 def save_tensors(
@@ -159,6 +160,8 @@ def _plain_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 def load_weights_(model: nn.Module, path: Path) -> None:
     """Load a weight file into a model; every name and shape must fit, or nothing is changed.
 
+    Names may be those of the model inside ``nn.DataParallel`` or ``torch.compile``.
+
     Args:
         model: Changed in place.
         path: What ``load_tensors`` reads.
@@ -167,7 +170,11 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         WeightsError: If the file cannot be read or does not fit, with the first names that
             are missing, unexpected, or of another shape.
     """
-    fill_strictly_(model, load_tensors(path), path=path)
+    tensors = load_tensors(path)
+    for outer in _OUTER:
+        if all(name.startswith(outer) for name in tensors) and not hasattr(model, outer[:-1]):
+            tensors = {name.removeprefix(outer): tensor for name, tensor in tensors.items()}
+    fill_strictly_(model, tensors, path=path)
 
 
 def fill_strictly_(model: nn.Module, tensors: Mapping[str, Tensor], *, path: Path) -> None:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
+from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import ModelError, RecipeError, RunError, WeightsError
+from coa_compress.factories import build_network, working_directory_importable
 from coa_compress.protocols import (
     Fingerprinted,
     Observer,
@@ -62,8 +64,8 @@ class Compressor:
     """Compress, distill and adapt a network.
 
     Args:
-        model: Any image-to-image network; it is unchanged, bit for bit. None takes the teacher
-            of the recipe's task.
+        model: Any image-to-image network; it is unchanged, bit for bit. None takes the ``model``
+            of the recipe, or the teacher of its task.
         recipe: A recipe, or the path of one; None compresses to half of the MACs by
             self-distillation on built-in images.
         task: The problem, as an object; None takes the one that the recipe names.
@@ -96,6 +98,11 @@ class Compressor:
             raise ModelError(message)
         self.recipe = _recipe_of(recipe)
         self.device = usable_device(self.recipe.device)
+        if model is None and self.recipe.model:
+            weights = self.recipe.weights
+            model = open_network(self.recipe.model, Path(weights).expanduser() if weights else None)
+        elif model is not None:
+            self.recipe = replace(self.recipe, model="", weights="")
         self._model = None if model is None else _copied(model)
         self._example = example
         self.task = _task_of(self.recipe, self._model, example) if task is None else task
@@ -270,8 +277,28 @@ class Compressor:
         if self._model is None and isinstance(self.task, Rebuildable):
             factory, arguments = self.task.teacher_record()
             return factory, dict(arguments)
+        if self.recipe.model:
+            return self.recipe.model, {}
         kind = type(self.task.build_teacher() if self._model is None else self._model)
         return _path_of(kind), {}
+
+
+def open_network(factory: str, weights: Path | None = None) -> nn.Module:
+    """Return the network of a factory, in evaluation mode, on the CPU.
+
+    Args:
+        factory: ``package.module:factory``; a module may lie in the working directory.
+        weights: A safetensors file, or a plain state dict of ``torch.save``; every name and shape
+            must fit. None for those that the factory gives it.
+
+    Raises:
+        ModelError: If it cannot be imported or called, or returns no network.
+        WeightsError: If the weights cannot be read or do not fit.
+    """
+    network = build_network(factory)
+    if weights is not None:
+        load_weights_(network, weights)
+    return network
 
 
 def open_student(source: str) -> tuple[nn.Module, Task]:
@@ -304,7 +331,9 @@ def open_student(source: str) -> tuple[nn.Module, Task]:
         message += "use coa_compress.load from Python"
         raise WeightsError(message)
     task_class = TASKS.get(task.get("name", ""))
-    return load_student(folder).to(best_device()), task_class()
+    with working_directory_importable():
+        student = load_student(folder)
+    return student.to(best_device()), task_class()
 
 
 def _path_of(kind: type) -> str:

@@ -1,31 +1,20 @@
 """Networks that a command line can name: the built-in one, a student, a run, any factory."""
 
-import importlib
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from coa_compress.checkpoint import load_weights_
-from coa_compress.compressor import open_student
-from coa_compress.errors import CoaError, ModelError, WeightsError
+from coa_compress.compressor import open_network, open_student
+from coa_compress.errors import ModelError, WeightsError
+from coa_compress.factories import is_factory
 from coa_compress.protocols import Task
 from coa_compress.recipe.files import TASKS
 
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _SIZE = re.compile(r"(\d{1,5})[xX](\d{1,5})", re.ASCII)
 _GENERIC_TASK = "self_distillation"
-_BROKEN_CODE = (
-    *(ImportError, SyntaxError, OSError, AttributeError, LookupError),
-    *(TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError),
-)
-"""What foreign code raises when it cannot be imported or called."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +62,7 @@ def open_source(
     if size is not None and min(size) < 1:
         message = f"size must be a height and a width of at least 1, got {size[0]}x{size[1]}"
         raise ModelError(message)
-    if _FACTORY.fullmatch(source) and not source.startswith("builtin:"):
+    if is_factory(source):
         return _open_factory(source, size, weights)
     if weights is not None:
         message = f"{source} has weights of its own: give {weights} to package.module:factory only"
@@ -83,36 +72,6 @@ def open_source(
     if size is not None:
         example = torch.rand(*example.shape[:-2], *size, generator=torch.Generator().manual_seed(0))
     return Source(source, model.cpu().eval(), task, example)
-
-
-def build_network(factory: str) -> nn.Module:
-    """Return the network of a factory, in evaluation mode, on the CPU.
-
-    Args:
-        factory: ``package.module:factory``.
-
-    Raises:
-        ModelError: If it cannot be imported or called, or returns no network.
-
-    >>> build_network("torch.nn:ReLU")
-    ReLU()
-    """
-    with _working_directory_importable():
-        found = _imported(factory)
-        if not callable(found):
-            message = f"{factory!r} is a {type(found).__name__}: give a class or a function"
-            raise ModelError(message)
-        try:
-            network = found()
-        except CoaError:
-            raise
-        except _BROKEN_CODE as error:
-            message = f"{factory!r} cannot be called without arguments: {_first_line(error)}"
-            raise ModelError(message) from None
-    if not isinstance(network, nn.Module):
-        message = f"{factory!r} returns a {type(network).__name__}: give one that returns a network"
-        raise ModelError(message)
-    return network.cpu().eval()
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -132,43 +91,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _open_factory(factory: str, size: tuple[int, int] | None, weights: Path | None) -> Source:
-    network = build_network(factory)
-    if weights is not None:
-        load_weights_(network, weights)
+    network = open_network(factory, weights)
     task_class = TASKS.get(_GENERIC_TASK)
     settings = task_class.Settings() if size is None else task_class.Settings(example_size=size)
     task = task_class(settings, model=network)
     return Source(factory, network, task, task.example_input())
-
-
-def _imported(factory: str) -> Any:
-    path, _, names = factory.partition(":")
-    try:
-        found: Any = importlib.import_module(path)
-    except _BROKEN_CODE as error:
-        message = f"cannot import {path!r} of {factory!r}: {_first_line(error)}"
-        raise ModelError(message) from None
-    for name in names.split("."):
-        if not hasattr(found, name):
-            message = f"{factory!r} is not there: module {path} has no {names}"
-            raise ModelError(message)
-        found = getattr(found, name)
-    return found
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.append(here)
-    try:
-        yield
-    finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -1,10 +1,8 @@
 """Saved students: the weights, and how the network follows from its teacher."""
 
 import hashlib
-import importlib
 import inspect
 import json
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
@@ -22,7 +20,8 @@ from coa_compress.checkpoint import (
     to_bytes,
     write_file,
 )
-from coa_compress.errors import StructureError, WeightsError
+from coa_compress.errors import ModelError, StructureError, WeightsError
+from coa_compress.factories import declares_network, imported
 from coa_compress.structure import rebuild
 from coa_compress.structure.graph_student import GraphsBySize, GraphStudent, Slices
 
@@ -32,7 +31,6 @@ STUDENT_RECORD = "student.json"
 STUDENT_WEIGHTS = "student.safetensors"
 """Name of the file with its weights."""
 
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _FORMAT = 1
 
 
@@ -41,7 +39,8 @@ class StudentRecord:
     """How a student follows from its teacher, next to its weights.
 
     Args:
-        factory: Class of the teacher, as ``package.module:Class``.
+        factory: Class of the teacher, as ``package.module:Class``, or a function without arguments
+            that is annotated to return a network.
         arguments: Keyword arguments of that class, JSON values.
         kept: Channels that stayed in each group.
         patches: Attributes that follow a width.
@@ -192,7 +191,8 @@ def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Mo
     Args:
         folder: What ``save_student`` wrote.
         model: A freshly built teacher, copied; None builds one from the record, by importing the
-            module that the record names and calling the network class in it, nothing else.
+            module that the record names and calling the network class in it, or a function
+            without arguments that is annotated to return a network, nothing else.
 
     Raises:
         WeightsError: If a file is missing or damaged, the files do not belong together, or the
@@ -311,16 +311,16 @@ def _to_slices(graph: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Slice
 
 
 def _build_teacher(record: StudentRecord, path: Path) -> nn.Module:
-    found = _resolve(record.factory)
-    if inspect.isclass(found) and issubclass(found, nn.Module):
+    found = _declared(record)
+    if found is None:
+        problem = "is no network class, nor a function annotated to return one, to import from here"
+    else:
         try:
             teacher: nn.Module = found(**record.arguments)
         except (TypeError, ValueError, RuntimeError) as error:
             problem = f"cannot be built from the arguments recorded ({error})"
         else:
             return teacher
-    else:
-        problem = "is no network class that can be imported here"
     message = (
         f"the teacher {record.factory!r} of {path} {problem}: "
         f"pass model=..., a freshly built teacher"
@@ -328,14 +328,11 @@ def _build_teacher(record: StudentRecord, path: Path) -> nn.Module:
     raise WeightsError(message)
 
 
-def _resolve(factory: object) -> object:
-    if not isinstance(factory, str) or _FACTORY.fullmatch(factory) is None:
-        return None
-    module, _, names = factory.partition(":")
+def _declared(record: StudentRecord) -> Any:
+    """Return the network class of a record, or its function without arguments; else None."""
     try:
-        found: object = importlib.import_module(module)
-    except ImportError:
+        found = imported(str(record.factory))
+    except ModelError:
         return None
-    for name in names.split("."):
-        found = getattr(found, name, None)
-    return found
+    safe = declares_network(found) and (inspect.isclass(found) or not record.arguments)
+    return found if safe else None

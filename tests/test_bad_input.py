@@ -422,6 +422,6 @@ def test_a_task_that_needs_a_network_says_so(place, call):
 
     said = call("recipe", "self.yaml", "--out", "run")
 
-    assert "self_distillation has no network: give one, Compressor(model)" in only_line(
+    assert "self_distillation has no network: give --model, or Compressor(model)" in only_line(
         said, before, place
     )

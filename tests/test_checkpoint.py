@@ -33,6 +33,22 @@ def test_plain_torch_files_are_read(tmp_path, wrapper, zipped):
     assert torch.equal(other.weight, net.weight)
 
 
+@pytest.mark.parametrize("outer", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_names_of_parallel_and_compiled_models_fit(tmp_path, outer):
+    net, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    content = {outer + name: tensor for name, tensor in net.state_dict().items()}
+    torch.save(content, tmp_path / "a.pth")
+
+    load_weights_(other, tmp_path / "a.pth")
+
+    assert torch.equal(other.weight, net.weight)
+    holder = nn.Module()
+    holder.module = nn.Linear(2, 3)
+    if outer == "module.":
+        load_weights_(holder, tmp_path / "a.pth")
+        assert torch.equal(holder.module.bias, net.bias)
+
+
 class Evil:
     def __reduce__(self):
         return (os.mkdir, ("harm",))

@@ -165,8 +165,8 @@ def test_plan_trains_nothing(engine, recipe_file, call):
         (
             ["FILE", "--set", "task.crop=0", "sed=1"],
             "error: --set task.crop=0: must be at least 1, got 0\n"
-            "--set sed=1: unknown key 'sed': did you mean seed? known: device, name, out, seed, "
-            "stages, structure, task\n",
+            "--set sed=1: unknown key 'sed': did you mean seed? known: device, model, name, out, "
+            "seed, stages, structure, task, weights\n",
         ),
     ],
 )

@@ -20,7 +20,7 @@ from coa_compress.tasks.images import (
     to_levels,
     write_image,
 )
-from coa_compress.tasks.tiling import restore_image, spans
+from coa_compress.tasks.tiling import restore_image, size_step, spans
 
 
 def pixels(height=6, width=8, seed=0):
@@ -280,6 +280,23 @@ def test_the_dtype_of_the_network_is_followed():
 def test_a_network_that_changes_the_size_is_refused():
     with pytest.raises(ModelError, match="give a network that keeps the size"):
         restore_image(nn.Conv2d(3, 3, 3), torch.rand(3, 8, 8))
+
+
+@pytest.mark.parametrize(("step", "size"), [(1, (5, 7)), (2, (5, 8)), (8, (17, 9)), (64, (70, 40))])
+def test_images_are_padded_to_what_the_network_wants(step, size):
+    model = nn.Sequential(nn.PixelUnshuffle(step), nn.PixelShuffle(step))
+    image = torch.rand(3, *size)
+
+    assert size_step(model) == step
+    assert torch.equal(restore_image(model, image, step=step), image)
+
+
+def test_a_network_that_rounds_sizes_down_or_keeps_none_is_found_out():
+    halved = nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2))
+
+    assert size_step(halved) == 2
+    assert size_step(nn.Conv2d(3, 3, 3)) == 1
+    assert size_step(nn.Conv2d(4, 4, 1), channels=4) == 1
 
 
 def test_an_overlap_as_large_as_the_tile_is_refused():

@@ -44,6 +44,8 @@ def test_every_recipe_that_compresses_can_be_planned(path, call, images):
     recipe = load_recipe(path)
     if "adapt" in recipe.stages:
         short += ["task.calibration_images=2", *places(images)]
+    if recipe.task.name == "self_distillation":
+        short = ["task.calibration_images=2", "model=coa_compress.tasks.dehazing.networks:HazeUNet"]
 
     said = call("recipe", path, "--plan", "--set", *short)
 
@@ -51,7 +53,7 @@ def test_every_recipe_that_compresses_can_be_planned(path, call, images):
         keep = recipe.stages["allocate"].keep_macs
         (kept,) = re.findall(r"^macs .* of .* ([0-9.]+)%$", said.out, flags=re.MULTILINE)
         assert 0.85 * keep <= float(kept) / 100 <= keep
-        assert said.out.rstrip().endswith("distill -> adapt -> measure")
+        assert said.out.rstrip().endswith(" -> ".join(recipe.stages))
     else:
         assert (said.code, said.out) == (2, "")
         assert said.err.startswith("error: there is nothing to plan: add stages 'score' and ")

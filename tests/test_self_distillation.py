@@ -89,10 +89,23 @@ def test_channels_come_from_the_first_weight():
         input_channels(nn.ReLU())
 
 
+def test_channels_are_those_that_the_network_runs_on():
+    networks = {
+        channels: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, 8, 1))
+        for channels in (1, 3, 4)
+    }
+
+    assert {channels: input_channels(net) for channels, net in networks.items()} == {
+        1: 1,
+        3: 3,
+        4: 4,
+    }
+
+
 def test_without_a_network_it_says_so():
     task = SelfDistillationTask(SMALL)
 
-    with pytest.raises(ModelError, match=r"no network: give one, Compressor\(model\)"):
+    with pytest.raises(ModelError, match=r"no network: give --model, or Compressor\(model\)"):
         task.build_teacher()
     with pytest.raises(ModelError, match="no network"):
         task.validate(tiny())

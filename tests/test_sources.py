@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from coa_compress.errors import ModelError, WeightsError
-from coa_compress.sources import build_network, open_source
+from coa_compress.factories import build_network
+from coa_compress.sources import open_source
 
 CODE = """
 import torch

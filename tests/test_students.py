@@ -42,6 +42,13 @@ class Net(nn.Module):
         return self.head(self.norm(left * right) * self.gain)
 
 
+def net_of_width(command: str = "") -> Net:
+    """Return what a record may ask for, though never with arguments of its own."""
+    if command:
+        (Path(command.split()[1])).touch()
+    return Net(5)
+
+
 def student_and_record(width=3, **changes):
     student = Net(width)
     student.gain = torch.rand(width)
@@ -98,6 +105,7 @@ def edit_record(folder: Path, **changes: object) -> None:
         "torch.nn",
         "torch.nn:Linear.forward",
         "torch.nn:__dict__",
+        f"{HERE}:net_of_width",
         "os;x:y",
         3,
     ],
@@ -107,11 +115,20 @@ def test_nothing_but_a_network_class_is_called(tmp_path, factory):
     save_student(tmp_path, student, record=record)
     edit_record(tmp_path, factory=factory, arguments={"command": f"touch {tmp_path / 'bad'}"})
 
-    with pytest.raises(WeightsError, match=r"is no network class .*: pass model=\.\.\., a freshly"):
+    with pytest.raises(
+        WeightsError, match=r"is no network class, .*: pass model=\.\.\., a freshly"
+    ):
         load_student(tmp_path)
 
     assert not (tmp_path / "bad").exists()
     assert torch.equal(load_student(tmp_path, model=Net()).gain, student.gain)
+
+
+def test_a_function_annotated_to_return_a_network_is_called_without_arguments(tmp_path):
+    student, record = student_and_record(factory=f"{HERE}:net_of_width")
+    save_student(tmp_path, student, record=record)
+
+    assert torch.equal(load_student(tmp_path).gain, student.gain)
 
 
 def test_arguments_that_are_not_recorded_ask_for_a_model(tmp_path):

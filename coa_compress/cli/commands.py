@@ -92,6 +92,14 @@ def recipe(  # noqa: PLR0913 - one parameter an option
     plan: Annotated[
         bool, typer.Option("--plan", help="Show groups, budget and cost; train nothing.")
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FACTORY", help="A network of yours, as package.module:factory."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its weights: .safetensors, or plain .pth."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Where randomness starts.")] = None,
@@ -120,6 +128,8 @@ def recipe(  # noqa: PLR0913 - one parameter an option
         loaded = load_recipe(file, [*(overrides or []), *(extra or [])])
         loaded = replace(
             loaded,
+            model=loaded.model if model is None else model,
+            weights=loaded.weights if weights is None else str(weights),
             out=loaded.out if out is None else str(out),
             device=loaded.device if device is None else device,
             seed=loaded.seed if seed is None else seed,

@@ -45,6 +45,8 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain values with every default written, in the shape of the YAML."""
     return {
         "name": recipe.name,
+        "model": recipe.model,
+        "weights": recipe.weights,
         "seed": recipe.seed,
         "device": recipe.device,
         "out": recipe.out,

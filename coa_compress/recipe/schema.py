@@ -9,6 +9,7 @@ from annotated_types import Ge, Lt
 from pydantic import AfterValidator
 
 from coa_compress.errors import RecipeError, RegistryError
+from coa_compress.factories import is_factory
 from coa_compress.registry import Registry
 from coa_compress.settings import NonNegativeInt, check_ranges
 from coa_compress.stages.state import Stage
@@ -34,10 +35,21 @@ def _check_device(device: str) -> str:
     return device
 
 
+def _check_model(model: str) -> str:
+    if model and not is_factory(model):
+        message = f"must be package.module:factory, or empty for the task's teacher, got {model!r}"
+        raise RecipeError(message)
+    return model
+
+
+_CHECKED = (("name", _check_name), ("device", _check_device), ("model", _check_model))
+
 Name = Annotated[str, AfterValidator(_check_name)]
 """What a recipe may be called."""
 Device = Annotated[str, AfterValidator(_check_device)]
 """Where a recipe may run."""
+Model = Annotated[str, AfterValidator(_check_model)]
+"""Which network is compressed."""
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """Where randomness starts."""
 
@@ -114,13 +126,18 @@ class Recipe:
         name: Letters, digits, dots, dashes and underscores.
         task: The task and its settings.
         stages: Settings of each stage that runs, by stage name, in the order of the data.
+        model: The network to compress, ``package.module:factory``, called without arguments; empty
+            for the teacher of the task.
+        weights: Its weights, a safetensors file or a plain state dict of ``torch.save``; empty for
+            those that the factory gives it.
         seed: In [0, 2**32).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         out: The run folder; empty for ``runs/<name>``.
         structure: Which part of the network may be cut.
 
     Raises:
-        RecipeError: If the name or the device is not of that form.
+        RecipeError: If the name, the model or the device is not of that form, or there are weights
+            without a model.
         SettingError: If the seed is out of range.
 
     >>> Recipe(name="small", task=TaskChoice(name="dehazing", settings=None), stages={}).out
@@ -130,6 +147,8 @@ class Recipe:
     name: Name
     task: TaskChoice
     stages: Mapping[str, Any]
+    model: Model = ""
+    weights: str = ""
     seed: Seed = 0
     device: Device = "auto"
     out: str = ""
@@ -137,10 +156,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for key, check in (("name", _check_name), ("device", _check_device)):
+        for key, check in _CHECKED:
             try:
                 check(getattr(self, key))
             except RecipeError as error:
                 message = f"{key} {error}"
                 raise RecipeError(message) from None
+        if self.weights and not self.model:
+            message = f"weights is {self.weights!r} without the network they are of: set model too"
+            raise RecipeError(message)
         object.__setattr__(self, "out", self.out or f"runs/{self.name}")

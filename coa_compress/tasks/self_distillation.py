@@ -21,6 +21,7 @@ from coa_compress.tasks.dehazing.photographs import photograph_scenes
 from coa_compress.tasks.dehazing.scenes import scene_pool
 from coa_compress.tasks.dehazing.sources import Mixture, SceneSource
 from coa_compress.tasks.image_cache import ImageCache
+from coa_compress.tasks.tiling import tried
 from coa_compress.training.image_losses import l1, ssim_loss
 
 _MOST_PSNR_DB = 100.0
@@ -72,8 +73,8 @@ class SelfDistillationTask:
         settings: Sizes.
         seed: Seed of the fixed crops.
         model: The network; it is copied, never changed.
-        example: One input, batch 1; None takes ``example_size`` and as many channels as the first
-            convolution of the network has.
+        example: One input, batch 1; None takes ``example_size`` and as many channels as the network
+            takes.
 
     Raises:
         ModelError: If there is no example, and the network has no weight to infer its input from.
@@ -104,7 +105,8 @@ class SelfDistillationTask:
         if example is not None and example.ndim == _IMAGE_NDIM:
             self.channels = example.shape[1]
         else:
-            self.channels = _RGB if model is None else input_channels(model)
+            size = self.settings.example_size
+            self.channels = _RGB if model is None else input_channels(model, size)
 
     def build_teacher(self) -> nn.Module:
         """Return a copy of the network, in evaluation mode, on the CPU.
@@ -150,7 +152,7 @@ class SelfDistillationTask:
     @property
     def _reference(self) -> nn.Module:
         if self._model is None:
-            message = "self_distillation has no network: give one, Compressor(model)"
+            message = "self_distillation has no network: give --model, or Compressor(model)"
             raise ModelError(message)
         return self._model
 
@@ -194,15 +196,31 @@ class SelfDistillationTask:
         return sum(values) / len(values)
 
 
-def input_channels(model: nn.Module) -> int:
-    """Return how many channels a network takes, from its first convolution or weight.
+def input_channels(model: nn.Module, size: tuple[int, int] = (64, 64)) -> int:
+    """Return how many channels a network takes: as many as its first convolution or weight.
+
+    A network that rearranges its input before that takes others: if it does not run, 3, 1 and 4
+    are tried.
+
+    Args:
+        model: Any network.
+        size: Height and width of an input that it can take.
 
     Raises:
         ModelError: If it has no weight of two dimensions or more.
 
     >>> input_channels(nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 1, 1)))
     4
+    >>> input_channels(nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 8, 1)))
+    3
     """
+    first = _first_channels(model)
+    usual = dict.fromkeys((first, _RGB, 1, 4))
+    takes = (n for n in usual if tried(model, torch.zeros(1, n, *size)) is not None)
+    return next(takes, first)
+
+
+def _first_channels(model: nn.Module) -> int:
     for module in model.modules():
         channels = getattr(module, "in_channels", None)
         if isinstance(channels, int):

@@ -1,14 +1,58 @@
 """A network on one image of any size, in tiles when the image is large."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from coa_compress.errors import ModelError, SettingError
+from coa_compress.errors import CoaError, ModelError, SettingError
 from coa_compress.profiling.modes import evaluating
+
+_STEPS = (1, 2, 4, 8, 16, 32, 64)
+_PROBE = 128
+_REFUSALS = (CoaError, RuntimeError, ValueError, IndexError, AssertionError)
+"""What networks raise when they cannot take a size."""
+
+
+def size_step(model: nn.Module, *, channels: int = 3) -> int:
+    """Return of what height and width must be a multiple for a network, a power of two up to 64.
+
+    It is found by running the network; 1 where it keeps no size at all.
+
+    Args:
+        model: A network from images to images of the same size.
+        channels: Channels of its input.
+
+    >>> size_step(nn.Conv2d(3, 3, 3, padding=1))
+    1
+    >>> size_step(nn.Sequential(nn.PixelUnshuffle(4), nn.PixelShuffle(4)))
+    4
+    """
+    return next((step for step in _STEPS if _keeps(model, channels, _PROBE + step)), 1)
+
+
+def _keeps(model: nn.Module, channels: int, side: int) -> bool:
+    image = torch.full((1, channels, side, side), 0.5)
+    output = tried(model, image)
+    return isinstance(output, Tensor) and output.shape == image.shape
+
+
+def tried(model: nn.Module, image: Tensor) -> Any:
+    """Return what a network makes of an input, in evaluation mode, or None if it cannot take it.
+
+    >>> tried(nn.Conv2d(4, 4, 1), torch.rand(1, 3, 8, 8)) is None
+    True
+    """
+    with evaluating(model), torch.no_grad():
+        try:
+            return model(image.to(next(model.parameters(), image)))
+        except _REFUSALS:
+            return None
 
 
 def restore_image(
-    model: nn.Module, image: Tensor, *, tile: int = 1024, overlap: int = 64
+    model: nn.Module, image: Tensor, *, tile: int = 1024, overlap: int = 64, step: int = 1
 ) -> Tensor:
     """Return what a network makes of an image, clamped to ``[0, 1]``, on the CPU.
 
@@ -20,6 +64,8 @@ def restore_image(
         image: Shape ``(3, height, width)``, values in ``[0, 1]``.
         tile: Largest side of a tile in pixels.
         overlap: How far tiles overlap in pixels, below ``tile``.
+        step: What the network is given is padded at the right and the bottom, by repeating its
+            edge, to a multiple of this many pixels.
 
     Returns:
         Same shape as the image, float32.
@@ -37,13 +83,13 @@ def restore_image(
     height, width = image.shape[-2:]
     with evaluating(model), torch.no_grad():
         if height * width <= tile * tile:
-            return _run(model, image)
+            return _run(model, image, step)
         total = torch.zeros(image.shape)
         weight = torch.zeros(height, width)
         for top, bottom in spans(height, tile=tile, overlap=overlap):
             for left, right in spans(width, tile=tile, overlap=overlap):
                 blend = torch.outer(_ramp(bottom - top, overlap), _ramp(right - left, overlap))
-                part = _run(model, image[:, top:bottom, left:right])
+                part = _run(model, image[:, top:bottom, left:right], step)
                 total[:, top:bottom, left:right] += part * blend
                 weight[top:bottom, left:right] += blend
     return (total / weight).clamp(0, 1)
@@ -64,17 +110,19 @@ def spans(length: int, *, tile: int, overlap: int) -> list[tuple[int, int]]:
     return [(start, start + tile) for start in (last * i // (count - 1) for i in range(count))]
 
 
-def _run(model: nn.Module, image: Tensor) -> Tensor:
-    parameter = next(model.parameters(), image)
-    output = model(image[None].to(parameter))
-    if not isinstance(output, Tensor) or output.shape[1:] != image.shape:
+def _run(model: nn.Module, image: Tensor, step: int) -> Tensor:
+    height, width = image.shape[-2:]
+    padding = (0, -width % step, 0, -height % step)
+    padded = functional.pad(image[None], padding, mode="replicate") if any(padding) else image[None]
+    output = model(padded.to(next(model.parameters(), image)))
+    if not isinstance(output, Tensor) or output.shape != padded.shape:
         found = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
         message = (
-            f"{type(model).__name__} makes {found} of an image of {tuple(image.shape)}: "
+            f"{type(model).__name__} makes {found} of an image of {tuple(padded.shape[1:])}: "
             "give a network that keeps the size"
         )
         raise ModelError(message)
-    return output[0].float().cpu().clamp(0, 1)
+    return output[0, :, :height, :width].float().cpu().clamp(0, 1)
 
 
 def _ramp(length: int, overlap: int) -> Tensor:

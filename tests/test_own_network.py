@@ -1,0 +1,187 @@
+"""A network that a recipe names: the page about it, and what can go wrong."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import DEHAZE, SELF, Plain, files_in, in_subprocess, put_image, small_recipe
+
+import coa_compress
+from coa_compress import Compressor
+from coa_compress.errors import WeightsError
+from coa_compress.factories import build_network
+from coa_compress.recipe.files import default_recipe, load_recipe
+from coa_compress.report.write import read_report
+from coa_compress.sources import open_source
+from coa_compress.students import read_student_record
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = """
+import torch
+from torch import nn
+
+
+class DerainNet(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.down = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.body = nn.Conv2d(width, width, 3, padding=1)
+        self.up = nn.ConvTranspose2d(width, 3, 2, stride=2)
+
+    def forward(self, x):
+        hidden = torch.relu(self.body(torch.relu(self.down(x))))
+        return [nn.functional.avg_pool2d(x, 2), x + self.up(hidden)]
+"""
+DEHAZER = """
+from torch import nn
+from published import DerainNet
+
+
+class Dehazer(DerainNet):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__(width)
+
+    def forward(self, x):
+        return super().forward(x)[-1]
+
+
+def dehaze() -> "Dehazer":
+    return Dehazer(24)
+
+
+def unannotated():
+    return Dehazer(24)
+"""
+MODULES = ("published", "my_nets", "dehazers")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, images):
+    """A working directory with two modules, weights, and recipes."""
+    (block,) = re.findall(
+        r"```python\n(# my_nets.py\n.*?)```",
+        (ROOT / "docs/own_network.md").read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    (tmp_path / "published.py").write_text(PUBLISHED, encoding="utf-8")
+    (tmp_path / "my_nets.py").write_text(block, encoding="utf-8")
+    (tmp_path / "dehazers.py").write_text(DEHAZER, encoding="utf-8")
+    (tmp_path / "self.yaml").write_text(SELF, encoding="utf-8")
+    (tmp_path / "haze.yaml").write_text(DEHAZE.format(images=images), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import dehazers
+    import published
+
+    torch.manual_seed(0)
+    torch.save(published.DerainNet(32).state_dict(), tmp_path / "derain.pth")
+    trained = torch.nn.DataParallel(dehazers.Dehazer(24)).state_dict()
+    torch.save({"epoch": 3, "model_state_dict": trained}, tmp_path / "dehaze.pth")
+    yield tmp_path
+    for module in MODULES:
+        sys.modules.pop(module, None)
+
+
+def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, call):
+    said = call("recipe", "self.yaml", "--model", "my_nets:derain", "--out", "run")
+
+    assert said.code == 0, said.err
+    student = coa_compress.load(place / "run" / "student")
+    assert type(student).__name__ == "Derain"
+    assert student.net.down.out_channels < 32
+    source = open_source("run", size=(64, 64))
+    assert source.model.net.down.out_channels == student.net.down.out_channels
+    assert load_recipe(place / "run" / "recipe.yaml").model == "my_nets:derain"
+
+
+def test_commands_find_the_module_of_the_working_directory(place):
+    # another process, on whose path the working directory is not
+    command = ["recipe", "self.yaml", "--model", "my_nets:derain"]
+
+    made = in_subprocess(*command, "--out", "run", cwd=place)
+    shown = in_subprocess("profile", "run", "--size", "32x32", "--rounds", "1", cwd=place)
+
+    assert made.returncode == 0, made.stderr
+    assert shown.returncode == 0, shown.stderr
+    assert "net.down" in shown.stdout
+
+
+def test_a_published_dehazing_network_is_compressed_adapted_and_used(place, call):
+    made = call(
+        *("recipe", "haze.yaml", "--model", "dehazers:dehaze", "--weights", "dehaze.pth"),
+        *("--out", "run"),
+    )
+
+    assert made.code == 0, made.err
+    record = read_student_record(place / "run" / "student")
+    assert (record.factory, record.arguments) == ("dehazers:dehaze", {})
+    assert read_report(place / "run")["allocation"]["macs_kept"] <= 0.3
+    # it wants even sizes, and photographs have any
+    put_image(place / "photos" / "odd.png", 3, size=(53, 41))
+    used = call("apply", "run", "photos", "--out", "clear")
+    assert used.code == 0, used.err
+    assert (place / "clear" / "odd.png").exists()
+    again = call(
+        *("recipe", "haze.yaml", "--model", "dehazers:dehaze", "--weights", "dehaze.pth"),
+        *("--out", "run"),
+    )
+    assert again.err.count("read from the run folder") == 7
+
+
+def test_a_function_without_annotation_asks_for_it_when_its_student_is_loaded(place, call):
+    made = call("recipe", "self.yaml", "--model", "dehazers:unannotated", "--out", "run")
+
+    assert made.code == 0, made.err
+    with pytest.raises(WeightsError, match="nor a function annotated to return one, to import"):
+        coa_compress.load("run/student")
+    model = build_network("dehazers:dehaze")
+    assert coa_compress.load("run/student", model=model).down.out_channels < 24
+
+
+def test_a_network_given_from_python_is_the_one_that_counts(place):
+    recipe = small_recipe(model="my_nets:derain", weights="gone.pth", out=place / "run")
+
+    result = Compressor(Plain(), recipe=recipe).run()
+
+    assert isinstance(result.student, Plain)
+    assert load_recipe(place / "run" / "recipe.yaml").model == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model", "my_nets"], "model must be package.module:factory, or empty for the task's"),
+        (["--set", "model=net.pth"], "--set model=net.pth: must be package.module:factory, or"),
+        (["--model", "my_nets:rain"], "'my_nets:rain' is not there: module my_nets has no rain"),
+        (["--model", "gone:net"], "cannot import 'gone' of 'gone:net': No module named 'gone'"),
+        (["--model", "published:DerainNet"], "cannot be called without arguments: "),
+        (["--weights", "dehaze.pth"], "is 'dehaze.pth' without the network they are of: set model"),
+        (["--model", "dehazers:dehaze", "--weights", "gone.pth"], "gone.pth"),
+        (
+            ["--model", "dehazers:Dehazer", "--weights", "dehaze.pth"],
+            "dehaze.pth does not fit Dehazer: 5 of another shape (down.weight (24, 3, 3, 3) in",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_network_is_one_line_and_nothing_is_written(
+    place, call, arguments, expected
+):
+    before = files_in(place)
+
+    said = call("recipe", "haze.yaml", *arguments, "--out", "run")
+
+    assert said.code == 2
+    assert expected in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert {name for name in files_in(place) if "__pycache__" not in name} == {
+        name for name in before if "__pycache__" not in name
+    }
+
+
+def test_the_recipe_for_any_network_is_the_default():
+    recipe, default = load_recipe(ROOT / "recipes/any_network.yaml"), default_recipe()
+
+    assert recipe.task == default.task
+    assert recipe.stages == default.stages
