@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
 from coa_compress.checkpoint import load_weights_
-from coa_compress.errors import ModelError, RecipeError, RunError, WeightsError
+from coa_compress.errors import ModelError, RecipeError, RunError, WeightsError, first_line
 from coa_compress.factories import build_network, working_directory_importable
 from coa_compress.protocols import (
     Fingerprinted,
@@ -357,8 +357,8 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model).cpu().eval()
     except (RuntimeError, TypeError, AttributeError, pickle.PicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = f"cannot copy {type(model).__name__}: {reason}: remove what is no parameter"
+        message = f"cannot copy {type(model).__name__}: {first_line(error)}: "
+        message += "remove what is no parameter"
         raise ModelError(message) from None
 
 

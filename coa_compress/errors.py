@@ -18,6 +18,22 @@ UserWarning
     └── NoEffectWarning                    something that was asked for changed nothing
 """
 
+FOREIGN_ERRORS = (
+    *(ImportError, SyntaxError, OSError, AttributeError, LookupError),
+    *(TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError),
+)
+"""What code that nobody here wrote raises when it cannot be imported, called or run."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what an error says, or its name where it says nothing.
+
+    >>> first_line(ValueError("no such width\nat line 3")), first_line(KeyError())
+    ('no such width', 'KeyError')
+    """
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
 
 class CoaError(Exception):
     """Base of every deliberate error; its message says what, where, the value and the remedy."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.checkpoint import write_file
-from coa_compress.errors import CoaWarning, ModelError
+from coa_compress.errors import FOREIGN_ERRORS, CoaWarning, ModelError, first_line
 from coa_compress.structure.graph_student import GraphStudent
 
 _NEEDED = ("onnx", "onnxscript")
@@ -93,7 +93,7 @@ def export_onnx(
 def _check_runs(model: nn.Module, given: Tensor) -> None:
     try:
         model(given)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except FOREIGN_ERRORS as error:
         message = (
             f"{type(model).__name__} does not run on an input of shape {tuple(given.shape)}: "
             f"{_reason(error)}: give --size, and leave --dynamic out"
@@ -138,8 +138,7 @@ def _reason(error: BaseException) -> str:
     """Return the first line of what went wrong at first."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return first_line(error)
 
 
 def check_axes(proto: Any, name: str) -> None:

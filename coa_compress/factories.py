@@ -12,14 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from coa_compress.errors import CoaError, ModelError
+from coa_compress.errors import FOREIGN_ERRORS, CoaError, ModelError, first_line
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_BROKEN_CODE = (
-    *(ImportError, SyntaxError, OSError, AttributeError, LookupError),
-    *(TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError),
-)
-"""What foreign code raises when it cannot be imported or called."""
 
 
 def is_factory(text: str) -> bool:
@@ -56,8 +51,8 @@ def build_network(factory: str) -> nn.Module:
             network = found()
         except CoaError:
             raise
-        except _BROKEN_CODE as error:
-            message = f"{factory!r} cannot be called without arguments: {_first_line(error)}"
+        except FOREIGN_ERRORS as error:
+            message = f"{factory!r} cannot be called without arguments: {first_line(error)}"
             raise ModelError(message) from None
     if not isinstance(network, nn.Module):
         message = f"{factory!r} returns a {type(network).__name__}: give one that returns a network"
@@ -77,8 +72,8 @@ def imported(factory: str) -> Any:
     path, _, names = factory.partition(":")
     try:
         found: Any = importlib.import_module(path)
-    except _BROKEN_CODE as error:
-        message = f"cannot import {path!r} of {factory!r}: {_first_line(error)}"
+    except FOREIGN_ERRORS as error:
+        message = f"cannot import {path!r} of {factory!r}: {first_line(error)}"
         raise ModelError(message) from None
     for name in names.split("."):
         if not hasattr(found, name):
@@ -116,8 +111,3 @@ def working_directory_importable() -> Iterator[None]:
     finally:
         if added and here in sys.path:
             sys.path.remove(here)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

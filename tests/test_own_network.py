@@ -51,6 +51,21 @@ def dehaze() -> "Dehazer":
     return Dehazer(24)
 
 
+class Enlarging(Dehazer):
+    def forward(self, x):
+        return nn.functional.interpolate(super().forward(x), scale_factor=2)
+
+
+class Two(Dehazer):
+    def forward(self, x, level):
+        return super().forward(x) + level
+
+
+class Broken(Dehazer):
+    def forward(self, x):
+        return {}["scale"]
+
+
 def unannotated():
     return Dehazer(24)
 """
@@ -157,6 +172,19 @@ def test_a_network_given_from_python_is_the_one_that_counts(place):
         (["--model", "my_nets:rain"], "'my_nets:rain' is not there: module my_nets has no rain"),
         (["--model", "gone:net"], "cannot import 'gone' of 'gone:net': No module named 'gone'"),
         (["--model", "published:DerainNet"], "cannot be called without arguments: "),
+        (
+            ["--model", "dehazers:Two"],
+            "missing 1 required positional argument: 'level': give example=..., or a network that",
+        ),
+        (
+            ["--model", "dehazers:Broken"],
+            "does not run on an input of shape (1, 3, 48, 64): 'scale'",
+        ),
+        (
+            ["--model", "dehazers:Enlarging", "--set", "stages.allocate.keep_macs=0.9"],
+            "stages.distill.truth.l1 cannot be computed for the output of Enlarging, of shape "
+            "(1, 3, 64, 64): shapes differ: (1, 3, 64, 64) and (1, 3, 32, 32): choose another",
+        ),
         (["--weights", "dehaze.pth"], "is 'dehaze.pth' without the network they are of: set model"),
         (["--model", "dehazers:dehaze", "--weights", "gone.pth"], "gone.pth"),
         (

@@ -14,7 +14,7 @@ from torch import Tensor
 from coa_compress.artifacts import Operand, Operation, Workload
 from coa_compress.atomic import write_atomic
 from coa_compress.costs import Extent, Widths
-from coa_compress.errors import DataError, SettingError
+from coa_compress.errors import DataError, SettingError, first_line
 from coa_compress.profiling.latency_model import (
     Fit,
     LatencyModel,
@@ -177,8 +177,8 @@ def load_table(file: Path) -> LatencyTable:
             measured=found["measured"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"{file} is no latency table: {reason}: write one by coa-compress profile --table"
+        message = f"{file} is no latency table: {first_line(error)}: "
+        message += "write one by coa-compress profile --table"
         raise DataError(message) from None
 
 

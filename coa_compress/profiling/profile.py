@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from coa_compress.errors import CoaError, ModelError, SettingError
+from coa_compress.errors import FOREIGN_ERRORS, CoaError, ModelError, SettingError, first_line
 from coa_compress.profiling.counting import Work, count_params, file_bytes, work_by_module
 from coa_compress.profiling.execution import Execution, Prepared, forget_compiled, prepared
 from coa_compress.profiling.memory import peak_memory_mb
@@ -22,7 +22,6 @@ EngineBuilder = Callable[[Tensor], nn.Module]
 OUT_OF_MEMORY = "out of memory"
 """Note of a row that did not fit."""
 
-_BROKEN_PASS = (RuntimeError, TypeError, ValueError, LookupError)
 _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "not enough memory"),
     "failed to allocate memory",  # ONNX Runtime
@@ -215,11 +214,11 @@ def _row_or_note(
         return _row(model, _random(shape, example), sweep, engine)
     except CoaError:
         raise
-    except (*_BROKEN_PASS, MemoryError) as error:
+    except (*FOREIGN_ERRORS, MemoryError) as error:
         if not is_out_of_memory(error):
             message = (
                 f"{type(model).__name__} does not run on an input of shape {shape} in "
-                f"{sweep.execution.dtype}: {_first_line(error)}"
+                f"{sweep.execution.dtype}: {first_line(error)}"
             )
             raise ModelError(message) from None
     # outside of the handler: until its end the error keeps the tensors of the failed pass alive
@@ -271,11 +270,6 @@ def _timed(
 def _random(shape: Shape, like: Tensor) -> Tensor:
     made = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
     return made.to(device=like.device, dtype=like.dtype)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _layers(model: nn.Module, works: dict[str, Work]) -> tuple[LayerCost, ...]:

@@ -17,7 +17,13 @@ from coa_compress.distillation.adapters import adapters_between
 from coa_compress.distillation.features import FEATURE_TERMS
 from coa_compress.distillation.objective import Objective, Terms, frozen
 from coa_compress.distillation.taps import Tap, feature_taps
-from coa_compress.errors import NoEffectWarning, SettingError
+from coa_compress.errors import (
+    FOREIGN_ERRORS,
+    NoEffectWarning,
+    SettingError,
+    TrainingError,
+    first_line,
+)
 from coa_compress.protocols import Perceptive, Task
 from coa_compress.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
 from coa_compress.stages.files import load_history, load_network, save_history, save_network
@@ -123,9 +129,10 @@ class Distill:
         self.settings = settings
 
     def check(self, state: State, context: Context) -> None:
-        """Raise if a loss does not exist, or none counts."""
-        del state
-        check_weights(self._terms(context.task).named())
+        """Raise if a loss does not exist or cannot be computed, or none counts."""
+        terms = self._terms(context.task)
+        check_weights(terms.named())
+        _check_losses(terms, state.teacher, context.task)
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with a distilled student."""
@@ -247,3 +254,21 @@ def _expected(state: State, context: Context) -> dict[str, float]:
         for member in group.members
         if member.role == "output" and member.tensor.endswith(".weight")
     }
+
+
+@torch.no_grad()
+def _check_losses(terms: Terms, teacher: nn.Module, task: Task) -> None:
+    """Raise if what the network returns cannot be held against the truth or against itself."""
+    batch = task.calibration_batches()[0]
+    output = teacher(batch.input[:1])
+    held = [("teacher", terms.teacher, output)]
+    held += [] if batch.target is None else [("truth", terms.truth, batch.target[:1])]
+    for kind, losses, target in held:
+        for name in losses:
+            try:
+                task.losses[name](output, target)
+            except FOREIGN_ERRORS as error:
+                message = f"stages.distill.{kind}.{name} cannot be computed for the output of "
+                message += f"{type(teacher).__name__}, of shape {tuple(output.shape)}: "
+                message += f"{first_line(error)}: choose another loss, or wrap the network"
+                raise TrainingError(message) from None

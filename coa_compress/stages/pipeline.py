@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coa_compress.errors import ModelError, RecipeError, RunError
+from coa_compress.errors import FOREIGN_ERRORS, ModelError, RecipeError, RunError, first_line
 from coa_compress.runs import RunFolder, digest_of
 from coa_compress.stages.cache import StageCache
 from coa_compress.stages.state import Context, Stage, State
@@ -182,9 +182,9 @@ def _check_output(state: State, context: Context) -> None:
     name, shape = type(teacher).__name__, tuple(example.shape)
     try:
         output = teacher(example)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"{name} does not run on an input of shape {shape}: {reason}: give example=..."
+    except FOREIGN_ERRORS as error:
+        message = f"{name} does not run on an input of shape {shape}: {first_line(error)}: "
+        message += "give example=..., or a network that takes one tensor"
         raise ModelError(message) from None
     if not isinstance(output, Tensor):
         message = f"{name} returns a {type(output).__name__}: it must return one tensor"

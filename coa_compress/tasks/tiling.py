@@ -6,13 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coa_compress.errors import CoaError, ModelError, SettingError
+from coa_compress.errors import FOREIGN_ERRORS, ModelError, SettingError
 from coa_compress.profiling.modes import evaluating
 
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 _PROBE = 128
-_REFUSALS = (CoaError, RuntimeError, ValueError, IndexError, AssertionError)
-"""What networks raise when they cannot take a size."""
 
 
 def size_step(model: nn.Module, *, channels: int = 3) -> int:
@@ -47,7 +45,7 @@ def tried(model: nn.Module, image: Tensor) -> Any:
     with evaluating(model), torch.no_grad():
         try:
             return model(image.to(next(model.parameters(), image)))
-        except _REFUSALS:
+        except FOREIGN_ERRORS:
             return None
 
 
