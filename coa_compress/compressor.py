@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from coa_compress.atomic import write_atomic
 from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import ModelError, RecipeError, RunError, WeightsError, first_line
-from coa_compress.factories import build_network, working_directory_importable
+from coa_compress.factories import build_network, is_factory, working_directory_importable
 from coa_compress.protocols import (
     Fingerprinted,
     Observer,
@@ -301,19 +301,28 @@ def open_network(factory: str, weights: Path | None = None) -> nn.Module:
     return network
 
 
-def open_student(source: str) -> tuple[nn.Module, Task]:
+def open_student(source: str, weights: Path | None = None) -> tuple[nn.Module, Task]:
     """Return a network to use, and the task that knows its files.
 
     Args:
-        source: A run folder, a student folder, or ``builtin:teacher``.
+        source: A run folder, a student folder, ``builtin:teacher``, or ``package.module:factory``,
+            whose network is taken for a dehazing one.
+        weights: Weights of a factory, as in ``open_network``.
 
     Raises:
-        WeightsError: If there is no student.
+        ModelError: If a factory cannot be used.
+        WeightsError: If there is no student, or the weights do not fit, or are given for a network
+            that has its own.
 
     >>> open_student("nowhere")
     Traceback (most recent call last):
     coa_compress.errors.WeightsError: no student in nowhere: give a run folder, or builtin:teacher
     """
+    if is_factory(source):
+        return open_network(source, weights).to(best_device()), TASKS.get(_BUILTIN_TASK)()
+    if weights is not None:
+        message = f"{source} has weights of its own: give {weights} to package.module:factory only"
+        raise WeightsError(message)
     if source.startswith(_BUILTIN):
         if source != f"{_BUILTIN}teacher":
             message = f"there is no {source}: the only built-in network is builtin:teacher"

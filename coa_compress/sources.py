@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.compressor import open_network, open_student
-from coa_compress.errors import ModelError, WeightsError
+from coa_compress.errors import ModelError
 from coa_compress.factories import is_factory
 from coa_compress.protocols import Task
 from coa_compress.recipe.files import TASKS
@@ -64,10 +64,7 @@ def open_source(
         raise ModelError(message)
     if is_factory(source):
         return _open_factory(source, size, weights)
-    if weights is not None:
-        message = f"{source} has weights of its own: give {weights} to package.module:factory only"
-        raise WeightsError(message)
-    model, task = open_student(source)
+    model, task = open_student(source, weights)
     example = task.example_input()
     if size is not None:
         example = torch.rand(*example.shape[:-2], *size, generator=torch.Generator().manual_seed(0))

@@ -109,6 +109,10 @@ def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, cal
     source = open_source("run", size=(64, 64))
     assert source.model.net.down.out_channels == student.net.down.out_channels
     assert load_recipe(place / "run" / "recipe.yaml").model == "my_nets:derain"
+    put_image(place / "photos" / "odd.png", 3, size=(53, 41))
+    used = call("apply", "run", "photos", "--out", "clear")
+    assert used.code == 0, used.err
+    assert (place / "clear" / "odd.png").exists()
 
 
 def test_commands_find_the_module_of_the_working_directory(place):
@@ -123,7 +127,7 @@ def test_commands_find_the_module_of_the_working_directory(place):
     assert "net.down" in shown.stdout
 
 
-def test_a_published_dehazing_network_is_compressed_adapted_and_used(place, call):
+def test_a_published_dehazing_network_is_compressed_adapted_and_used(place, call, images):
     made = call(
         *("recipe", "haze.yaml", "--model", "dehazers:dehaze", "--weights", "dehaze.pth"),
         *("--out", "run"),
@@ -138,6 +142,13 @@ def test_a_published_dehazing_network_is_compressed_adapted_and_used(place, call
     used = call("apply", "run", "photos", "--out", "clear")
     assert used.code == 0, used.err
     assert (place / "clear" / "odd.png").exists()
+    for source in ("run", "dehazers:dehaze --weights dehaze.pth"):
+        judged = call("evaluate", *source.split(), "--data", images / "test")
+        assert judged.code == 0, judged.err
+        assert re.search(r"^psnr_db +[0-9.]+$", judged.out, flags=re.MULTILINE)
+    refused = call("evaluate", "run", "--weights", "dehaze.pth", "--data", images / "test")
+    assert refused.code == 2
+    assert "run has weights of its own: give dehaze.pth to package.module" in refused.err
     again = call(
         *("recipe", "haze.yaml", "--model", "dehazers:dehaze", "--weights", "dehaze.pth"),
         *("--out", "run"),

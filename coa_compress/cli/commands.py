@@ -21,6 +21,9 @@ from coa_compress.cli.session import session, staged
 from coa_compress.cli.team import Strategy, said_elsewhere, team_of
 from coa_compress.errors import CoaError, DataError, ModelError
 
+_MODEL = "A run, a student, builtin:teacher, or package.module:factory."
+_WEIGHTS = typer.Option(metavar="FILE", help="Weights of a factory: .safetensors, or plain .pth.")
+
 Kind = Literal["scorers", "allocators", "tasks", "stages", "losses", "features"]
 
 app = typer.Typer(
@@ -96,10 +99,7 @@ def recipe(  # noqa: PLR0913 - one parameter an option
         str | None,
         typer.Option(metavar="FACTORY", help="A network of yours, as package.module:factory."),
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Its weights: .safetensors, or plain .pth."),
-    ] = None,
+    weights: Annotated[Path | None, _WEIGHTS] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Where randomness starts.")] = None,
@@ -148,10 +148,11 @@ def recipe(  # noqa: PLR0913 - one parameter an option
 
 @app.command("apply")
 def apply_student(
-    source: Annotated[str, typer.Argument(metavar="RUN_OR_STUDENT", help="What to use.")],
+    source: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of images.")],
     *,
     out: Annotated[Path, typer.Option(help="Where results go.")],
+    weights: Annotated[Path | None, _WEIGHTS] = None,
 ) -> None:
     """Use a student on a folder of images."""
     _check_folder(photos)
@@ -161,7 +162,7 @@ def apply_student(
     with session(interrupted="files written so far are complete") as screen:
         from coa_compress.compressor import open_student
 
-        model, task = open_student(source)
+        model, task = open_student(source, weights)
         use = _deployable(task).apply_folder
         written = staged(screen, "apply", lambda: use(model, photos, out, screen.on_progress))
     typer.echo(f"{len(written)} files in {out}")
@@ -169,11 +170,10 @@ def apply_student(
 
 @app.command()
 def evaluate(
-    source: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a student, or builtin:teacher.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
     *,
     data: Annotated[Path, typer.Option(help="A folder of pairs.")],
+    weights: Annotated[Path | None, _WEIGHTS] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON only; what is not finite is null.")
     ] = False,
@@ -183,7 +183,7 @@ def evaluate(
     with session(interrupted="nothing was changed") as screen:
         from coa_compress.compressor import open_student
 
-        model, task = open_student(source)
+        model, task = open_student(source, weights)
         judge = _deployable(task).evaluate_folder
         measures = staged(screen, "evaluate", lambda: judge(model, data, screen.on_progress))
     if as_json:

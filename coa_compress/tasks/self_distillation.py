@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from coa_compress.artifacts import Batch
 from coa_compress.errors import ModelError, SettingError
 from coa_compress.profiling.modes import evaluating
-from coa_compress.protocols import NamedLoss
+from coa_compress.protocols import NamedLoss, Progress
 from coa_compress.settings import PositiveInt, check_ranges
 from coa_compress.tasks.dehazing.dice import Dice
+from coa_compress.tasks.dehazing.folder_use import restore_folder
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
 from coa_compress.tasks.dehazing.scenes import scene_pool
 from coa_compress.tasks.dehazing.sources import Mixture, SceneSource
+from coa_compress.tasks.dehazing.task import DehazingTask
 from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.tasks.tiling import tried
 from coa_compress.training.image_losses import l1, ssim_loss
@@ -28,6 +31,7 @@ _MOST_PSNR_DB = 100.0
 _BATCH = 4
 _SEEDS = {"calibration": 104729, "validation": 1299709, "test": 15485863}
 _DEGRADED = 0.5
+_TILE = 1024
 _RGB = 3
 _IMAGE_NDIM = 4
 
@@ -148,6 +152,27 @@ class SelfDistillationTask:
     def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
         """Return the PSNR in dB of the model against the teacher on other fixed crops."""
         return {"psnr_to_teacher_db": {"builtin": self._psnr_to_teacher_db(model, self._test)}}
+
+    def apply_folder(
+        self, model: nn.Module, source: Path, out: Path, progress: Progress
+    ) -> Sequence[Path]:
+        """Run a network from images to images on every image in a folder; return the PNG files.
+
+        Raises:
+            DataError: If an image cannot be read or a file is in the way; nothing is written then.
+            ModelError: If the network does not return an image of the size of its input.
+        """
+        return restore_folder(model, source, out, progress, tile=_TILE)
+
+    def evaluate_folder(
+        self, model: nn.Module, data: Path, progress: Progress
+    ) -> dict[str, dict[str, float]]:
+        """Return the measures of the dehazing task, which suit any network from images to images.
+
+        Raises:
+            DataError: If the folder holds no pairs, or one of them is unusable.
+        """
+        return DehazingTask().evaluate_folder(model, data, progress)
 
     @property
     def _reference(self) -> nn.Module:
