@@ -106,7 +106,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"cannot read {path}: {error.strerror or error}"
+        message = f"cannot read {path}: {error.strerror or error}: check the path and its rights"
         raise WeightsError(message) from None
 
 
@@ -160,7 +160,8 @@ def _plain_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 def load_weights_(model: nn.Module, path: Path) -> None:
     """Load a weight file into a model; every name and shape must fit, or nothing is changed.
 
-    Names may be those of the model inside ``nn.DataParallel`` or ``torch.compile``.
+    Names may be those of the model inside ``nn.DataParallel`` or ``torch.compile``, or of the one
+    network that the model wraps.
 
     Args:
         model: Changed in place.
@@ -170,11 +171,23 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         WeightsError: If the file cannot be read or does not fit, with the first names that
             are missing, unexpected, or of another shape.
     """
-    tensors = load_tensors(path)
-    for outer in _OUTER:
-        if all(name.startswith(outer) for name in tensors) and not hasattr(model, outer[:-1]):
-            tensors = {name.removeprefix(outer): tensor for name, tensor in tensors.items()}
+    tensors = _renamed(load_tensors(path), list(model.state_dict()))
     fill_strictly_(model, tensors, path=path)
+
+
+def _renamed(tensors: dict[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
+    """Return tensors with the names of a model, where these differ by one prefix for all."""
+    if set(tensors) == set(wanted):
+        return tensors
+    for outer in _OUTER:
+        if all(name.startswith(outer) for name in tensors):
+            tensors = {name.removeprefix(outer): tensor for name, tensor in tensors.items()}
+    modules = wanted[0].split(".")[:-1] if wanted else []
+    for depth in range(1, len(modules) + 1):
+        prefix = ".".join(modules[:depth]) + "."
+        if {prefix + name for name in tensors} == set(wanted):
+            return {prefix + name: tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def fill_strictly_(model: nn.Module, tensors: Mapping[str, Tensor], *, path: Path) -> None:

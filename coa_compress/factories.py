@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from coa_compress.errors import FOREIGN_ERRORS, CoaError, ModelError, first_line
@@ -31,7 +32,8 @@ def build_network(factory: str) -> nn.Module:
 
     Args:
         factory: ``package.module:factory``: a class or a function that returns a network when
-            called without arguments. A module may lie in the working directory.
+            called without arguments. A module may lie in the working directory. Random weights
+            are always the same.
 
     Raises:
         ModelError: If it cannot be imported or called, or returns no network.
@@ -48,7 +50,9 @@ def build_network(factory: str) -> nn.Module:
             message = f"{factory!r} is a {type(found).__name__}: give a class or a function"
             raise ModelError(message)
         try:
-            network = found()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                network = found()
         except CoaError:
             raise
         except FOREIGN_ERRORS as error:

@@ -20,7 +20,13 @@ from coa_compress.checkpoint import (
     to_bytes,
     write_file,
 )
-from coa_compress.errors import ModelError, StructureError, WeightsError
+from coa_compress.errors import (
+    FOREIGN_ERRORS,
+    ModelError,
+    StructureError,
+    WeightsError,
+    first_line,
+)
 from coa_compress.factories import declares_network, imported
 from coa_compress.structure import rebuild
 from coa_compress.structure.graph_student import GraphsBySize, GraphStudent, Slices
@@ -317,8 +323,8 @@ def _build_teacher(record: StudentRecord, path: Path) -> nn.Module:
     else:
         try:
             teacher: nn.Module = found(**record.arguments)
-        except (TypeError, ValueError, RuntimeError) as error:
-            problem = f"cannot be built from the arguments recorded ({error})"
+        except FOREIGN_ERRORS as error:
+            problem = f"cannot be built from the arguments recorded ({first_line(error)})"
         else:
             return teacher
     message = (

@@ -44,9 +44,22 @@ def test_names_of_parallel_and_compiled_models_fit(tmp_path, outer):
     assert torch.equal(other.weight, net.weight)
     holder = nn.Module()
     holder.module = nn.Linear(2, 3)
-    if outer == "module.":
-        load_weights_(holder, tmp_path / "a.pth")
-        assert torch.equal(holder.module.bias, net.bias)
+    load_weights_(holder, tmp_path / "a.pth")
+    assert torch.equal(holder.module.bias, net.bias)
+
+
+def test_names_of_the_network_that_is_wrapped_fit(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "a.pth")
+    wrapper, two = nn.Module(), nn.Module()
+    wrapper.inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    two.first, two.second = nn.Linear(1, 1), nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+    load_weights_(wrapper, tmp_path / "a.pth")
+
+    assert torch.equal(wrapper.inner[0].weight, net[0].weight)
+    with pytest.raises(WeightsError, match="9 missing"):
+        load_weights_(two, tmp_path / "a.pth")
 
 
 class Evil:

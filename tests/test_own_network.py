@@ -69,6 +69,7 @@ class Broken(Dehazer):
 def unannotated():
     return Dehazer(24)
 """
+PTH = ("--weights", "derain.pth")
 MODULES = ("published", "my_nets", "dehazers")
 
 
@@ -100,7 +101,7 @@ def place(tmp_path, monkeypatch, images):
 
 
 def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, call):
-    said = call("recipe", "self.yaml", "--model", "my_nets:derain", "--out", "run")
+    said = call("recipe", "self.yaml", "--model", "my_nets:Derain", *PTH, "--out", "run")
 
     assert said.code == 0, said.err
     student = coa_compress.load(place / "run" / "student")
@@ -108,7 +109,7 @@ def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, cal
     assert student.net.down.out_channels < 32
     source = open_source("run", size=(64, 64))
     assert source.model.net.down.out_channels == student.net.down.out_channels
-    assert load_recipe(place / "run" / "recipe.yaml").model == "my_nets:derain"
+    assert load_recipe(place / "run" / "recipe.yaml").model == "my_nets:Derain"
     put_image(place / "photos" / "odd.png", 3, size=(53, 41))
     used = call("apply", "run", "photos", "--out", "clear")
     assert used.code == 0, used.err
@@ -117,7 +118,7 @@ def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, cal
 
 def test_commands_find_the_module_of_the_working_directory(place):
     # another process, on whose path the working directory is not
-    command = ["recipe", "self.yaml", "--model", "my_nets:derain"]
+    command = ["recipe", "self.yaml", "--model", "my_nets:Derain", "--weights", "derain.pth"]
 
     made = in_subprocess(*command, "--out", "run", cwd=place)
     shown = in_subprocess("profile", "run", "--size", "32x32", "--rounds", "1", cwd=place)
@@ -167,7 +168,7 @@ def test_a_function_without_annotation_asks_for_it_when_its_student_is_loaded(pl
 
 
 def test_a_network_given_from_python_is_the_one_that_counts(place):
-    recipe = small_recipe(model="my_nets:derain", weights="gone.pth", out=place / "run")
+    recipe = small_recipe(model="my_nets:Derain", weights="gone.pth", out=place / "run")
 
     result = Compressor(Plain(), recipe=recipe).run()
 
@@ -224,3 +225,18 @@ def test_the_recipe_for_any_network_is_the_default():
 
     assert recipe.task == default.task
     assert recipe.stages == default.stages
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["profile NET", "sensitivity NET", "export NET --out net.onnx", "evaluate NET --data photos"],
+)
+def test_every_command_that_takes_a_factory_takes_its_weights(place, call, command):
+    put_image(place / "photos" / "a.png", 1)
+
+    said = call(*command.replace("NET", "dehazers:dehaze").split(), "--weights", "gone.pth")
+
+    assert said.code == 2
+    assert said.err == (
+        "error: cannot read gone.pth: No such file or directory: check the path and its rights\n"
+    )

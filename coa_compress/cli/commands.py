@@ -12,6 +12,7 @@ import typer
 
 from coa_compress._version import __version__
 from coa_compress.cli.ablate import ablate
+from coa_compress.cli.arguments import Model, Weights
 from coa_compress.cli.export import export
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
@@ -20,9 +21,6 @@ from coa_compress.cli.sensitivity import sensitivity
 from coa_compress.cli.session import session, staged
 from coa_compress.cli.team import Strategy, said_elsewhere, team_of
 from coa_compress.errors import CoaError, DataError, ModelError
-
-_MODEL = "A run, a student, builtin:teacher, or package.module:factory."
-_WEIGHTS = typer.Option(metavar="FILE", help="Weights of a factory: .safetensors, or plain .pth.")
 
 Kind = Literal["scorers", "allocators", "tasks", "stages", "losses", "features"]
 
@@ -99,7 +97,7 @@ def recipe(  # noqa: PLR0913 - one parameter an option
         str | None,
         typer.Option(metavar="FACTORY", help="A network of yours, as package.module:factory."),
     ] = None,
-    weights: Annotated[Path | None, _WEIGHTS] = None,
+    weights: Weights = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Where randomness starts.")] = None,
@@ -148,11 +146,11 @@ def recipe(  # noqa: PLR0913 - one parameter an option
 
 @app.command("apply")
 def apply_student(
-    source: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
+    source: Model,
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of images.")],
     *,
     out: Annotated[Path, typer.Option(help="Where results go.")],
-    weights: Annotated[Path | None, _WEIGHTS] = None,
+    weights: Weights = None,
 ) -> None:
     """Use a student on a folder of images."""
     _check_folder(photos)
@@ -170,10 +168,10 @@ def apply_student(
 
 @app.command()
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
+    source: Model,
     *,
     data: Annotated[Path, typer.Option(help="A folder of pairs.")],
-    weights: Annotated[Path | None, _WEIGHTS] = None,
+    weights: Weights = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON only; what is not finite is null.")
     ] = False,

@@ -8,17 +8,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from coa_compress.cli.arguments import Model, Weights
 from coa_compress.cli.session import session, staged
 
 
-def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a student, builtin:teacher, or package.module:factory."
-        ),
-    ],
+def export(  # noqa: PLR0913 - one parameter an option
+    source: Model,
     *,
+    weights: Weights = None,
     form: Annotated[Literal["onnx"], typer.Option("--format", help="What to write.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to; else NAME.onnx here.")
@@ -36,7 +33,9 @@ def export(
         from coa_compress.exporting import export_onnx
         from coa_compress.sources import open_source, parse_size
 
-        opened = open_source(source, size=None if size is None else parse_size(size))
+        opened = open_source(
+            source, size=None if size is None else parse_size(size), weights=weights
+        )
         path = Path(f"{name_of(source)}.{form}") if out is None else out
         written = staged(
             screen,

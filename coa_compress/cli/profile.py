@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from coa_compress.cli.arguments import Model, Weights
 from coa_compress.cli.profile_tables import profile_text
 from coa_compress.cli.progress import Screen
 from coa_compress.cli.session import session, staged
@@ -18,12 +19,7 @@ from coa_compress.errors import SettingError
 
 
 def profile(  # noqa: PLR0913 - one parameter an option
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a student, builtin:teacher, or package.module:factory."
-        ),
-    ],
+    source: Model,
     *,
     size: Annotated[
         list[str] | None,
@@ -35,10 +31,7 @@ def profile(  # noqa: PLR0913 - one parameter an option
     channels: Annotated[
         int | None, typer.Option(min=1, help="Channels of the input; else as the model has.")
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights of a factory: .safetensors, or plain .pth."),
-    ] = None,
+    weights: Weights = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads inside an operation.")

@@ -7,17 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from coa_compress.cli.arguments import Model, Weights
 from coa_compress.cli.session import session, staged
 
 
 def sensitivity(  # noqa: PLR0913 - one parameter an option
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a student, builtin:teacher, or package.module:factory."
-        ),
-    ],
+    source: Model,
     *,
+    weights: Weights = None,
     scorer: Annotated[str, typer.Option(help="Which channels go first.")] = "sensitivity",
     widths: Annotated[int, typer.Option(help="Widths of each group that are measured.")] = 5,
     refit: Annotated[
@@ -42,7 +39,9 @@ def sensitivity(  # noqa: PLR0913 - one parameter an option
         plan = CurvePlan(n_widths=widths, refit=refit)
         if draw is not None:
             check_picture_path(draw)
-        opened = open_source(source, size=None if size is None else parse_size(size))
+        opened = open_source(
+            source, size=None if size is None else parse_size(size), weights=weights
+        )
         rows, curves = _measured(opened, scorer, plan, screen)
     if draw is not None:
         draw_curves(curves, draw, title=f"{source}: one group cut alone, {scorer} first")

@@ -1,0 +1,20 @@
+"""Arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A run, a student, builtin:teacher, or package.module:factory."
+    ),
+]
+"""A network, by what the command line calls it."""
+
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights of a factory: .safetensors, or plain .pth."),
+]
+"""Weights of a network that a factory makes."""
