@@ -291,6 +291,19 @@ def test_images_are_padded_to_what_the_network_wants(step, size):
     assert torch.equal(restore_image(model, image, step=step), image)
 
 
+def test_what_a_network_wants_is_tried_once():
+    class Counting(nn.Identity):
+        calls = 0
+
+        def forward(self, image):
+            self.calls += 1
+            return image
+
+    model = Counting()
+
+    assert [size_step(model), size_step(model), model.calls] == [1, 1, 1]
+
+
 def test_a_network_that_rounds_sizes_down_or_keeps_none_is_found_out():
     halved = nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2))
 

@@ -1,6 +1,7 @@
 """A network on one image of any size, in tiles when the image is large."""
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,13 @@ from coa_compress.profiling.modes import evaluating
 
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 _PROBE = 128
+_FOUND: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def size_step(model: nn.Module, *, channels: int = 3) -> int:
     """Return of what height and width must be a multiple for a network, a power of two up to 64.
 
-    It is found by running the network; 1 where it keeps no size at all.
+    It is found by running the network, once; 1 where it keeps no size at all.
 
     Args:
         model: A network from images to images of the same size.
@@ -27,7 +29,10 @@ def size_step(model: nn.Module, *, channels: int = 3) -> int:
     >>> size_step(nn.Sequential(nn.PixelUnshuffle(4), nn.PixelShuffle(4)))
     4
     """
-    return next((step for step in _STEPS if _keeps(model, channels, _PROBE + step)), 1)
+    if model not in _FOUND:
+        takes = (step for step in _STEPS if _keeps(model, channels, _PROBE + step))
+        _FOUND[model] = next(takes, 1)
+    return _FOUND[model]
 
 
 def _keeps(model: nn.Module, channels: int, side: int) -> bool:
