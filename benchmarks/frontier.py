@@ -105,7 +105,11 @@ def _panel(record: Mapping[str, Any], split: str, cost: str) -> Panel:
     networks = {
         "teacher": [_networks(rows, "teacher")],
         "students": [_networks(chosen, "student") for chosen in budgets],
-        "students, adapted": [_networks(chosen, "adapted") for chosen in budgets],
+        "students, adapted": [
+            _networks(chosen, "adapted")
+            for chosen in budgets
+            if any(row["accepted"] for row in chosen)
+        ],
         **{f"{network['name']}, published": [[network]] for network in record["published"]},
     }
     label, unit = _COSTS[cost]
@@ -118,6 +122,7 @@ def _panel(record: Mapping[str, Any], split: str, cost: str) -> Panel:
             strong=title == "students",
         )
         for title, groups in networks.items()
+        if groups
     )
     return Panel(title=split, x_label=label, y_label="PSNR (dB)", series=series)
 

@@ -101,6 +101,7 @@ class Derived:
 DERIVED = (
     Derived("coa_compress/tasks/dehazing/references.json", "frontier.json", frontier.references),
     Derived("docs/figures/frontier.svg", "frontier.json", frontier.plot),
+    Derived("docs/figures/frontier_full.svg", "frontier_full.json", frontier.plot),
     Derived("docs/figures/prune.svg", "prune.json", prune.plot),
 )
 """Every file that is made from a record."""
