@@ -179,7 +179,7 @@ def test_every_default_is_written():
     text = dump_recipe(parse(GOOD))
 
     assert text == (
-        "name: small\nseed: 0\ndevice: auto\nout: runs/small\n"
+        "name: small\nmodel: ''\nweights: ''\nseed: 0\ndevice: auto\nout: runs/small\n"
         "task:\n  name: toy\n  train: builtin\n  crop: 32\n"
         "structure:\n  include: []\n  exclude: []\n  mode: auto\n  outputs: []\n"
         "stages:\n  allocate:\n    keep_macs: 0.25\n    keep_params: null\n    round_to: 8\n"
