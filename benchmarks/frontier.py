@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.networks.published import PUBLISHED, default_data, load_published
-from benchmarks.plots import Panel, Series, draw
+from benchmarks.plots import Panel, Series, deviation, draw
 from benchmarks.records import markdown_table, new_record, write_record
 from coa_compress.compressor import Compressor
 from coa_compress.profiling.counting import count_macs, count_params
@@ -114,11 +114,9 @@ def _panel(record: Mapping[str, Any], split: str, cost: str) -> Panel:
     }
     label, unit = _COSTS[cost]
     series = tuple(
-        Series(
-            label=title,
-            x=tuple(statistics.mean(net[cost] for net in same) / unit for same in groups),
-            y=tuple(statistics.mean(_psnr_db(same, split)) for same in groups),
-            spread=tuple(_deviation(_psnr_db(same, split)) for same in groups),
+        Series.of(
+            title,
+            [([net[cost] / unit for net in same], _psnr_db(same, split)) for same in groups],
             strong=title == "students",
         )
         for title, groups in networks.items()
@@ -219,18 +217,13 @@ def _line(title: str, networks: Sequence[Mapping[str, Any]], splits: Sequence[st
 
 def _quality(networks: Sequence[Mapping[str, Any]], split: str) -> str:
     values = _psnr_db(networks, split)
-    deviation = _deviation(values)
-    spread = f" ± {deviation:.2f}" if deviation else ""
+    spread = f" ± {deviation(values):.2f}" if deviation(values) else ""
     ssim = statistics.mean(net["ssim"][split] for net in networks)
     return f"{statistics.mean(values):.2f}{spread} ({ssim:.3f})"
 
 
 def _psnr_db(networks: Sequence[Mapping[str, Any]], split: str) -> list[float]:
     return [net["psnr_db"][split] for net in networks]
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(set(values)) > 1 else 0.0
 
 
 def _size(record: Mapping[str, Any]) -> str:

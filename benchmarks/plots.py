@@ -8,8 +8,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 from coa_compress.report.curves import log_ticks
@@ -20,6 +21,19 @@ _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "coa-compress", "font.siz
 # chance alone moves a student by a few tenths: a plot must not look like more
 _LEAST_SPAN_DB = 3.0
 _STRONG = "#0f766e"
+
+
+Group = tuple[Sequence[float], Sequence[float]]
+"""Costs and qualities of one network, one a seed."""
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation, 0 where all are the same.
+
+    >>> deviation([3.0]), deviation([1.0, 3.0])
+    (0.0, 1.4142135623730951)
+    """
+    return stdev(values) if len(set(values)) > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +53,24 @@ class Series:
     y: tuple[float, ...]
     spread: tuple[float, ...] = ()
     strong: bool = False
+
+    @classmethod
+    def of(cls, label: str, groups: Iterable[Group], *, strong: bool = False) -> "Series":
+        """Return the means of groups of networks, each one network over its seeds.
+
+        Args:
+            label: What they are.
+            groups: Costs and qualities of each.
+            strong: Whether they are ours.
+        """
+        found = list(groups)
+        return cls(
+            label=label,
+            x=tuple(fmean(costs) for costs, _ in found),
+            y=tuple(fmean(qualities) for _, qualities in found),
+            spread=tuple(deviation(qualities) for _, qualities in found),
+            strong=strong,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

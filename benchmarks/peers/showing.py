@@ -86,14 +86,14 @@ def _is_plotted(name: str) -> bool:
 
 def _series(name: str, groups: Sequence[Sequence[Row]], split: str) -> Series:
     stage = "refitted" if name == "ours" else "one_shot"
-    found = [[row[f"psnr_{stage}"][split]["truth"] for row in same] for same in groups]
-    return Series(
-        label=name,
-        x=tuple(100 * statistics.mean(row["macs_kept"] for row in same) for same in groups),
-        y=tuple(map(statistics.mean, found)),
-        spread=tuple(statistics.stdev(values) if len(values) > 1 else 0.0 for values in found),
-        strong=name == "ours",
-    )
+    found = [
+        (
+            [100 * row["macs_kept"] for row in same],
+            [row[f"psnr_{stage}"][split]["truth"] for row in same],
+        )
+        for same in groups
+    ]
+    return Series.of(name, found, strong=name == "ours")
 
 
 def _best_of(peers: Sequence[Row], split: str) -> list[Row]:

@@ -55,20 +55,20 @@ def tried(model: nn.Module, image: Tensor) -> Any:
 
 
 def restore_image(
-    model: nn.Module, image: Tensor, *, tile: int = 1024, overlap: int = 64, step: int = 1
+    model: nn.Module, image: Tensor, *, tile: int = 1024, overlap: int = 64
 ) -> Tensor:
     """Return what a network makes of an image, clamped to ``[0, 1]``, on the CPU.
 
     An image of at most ``tile * tile`` pixels is given whole; a larger one in overlapping tiles
-    that are blended linearly. The network runs in evaluation mode on its own device.
+    that are blended linearly. What the network is given is padded at the right and the bottom, by
+    repeating the edge, to a multiple of ``size_step``. The network runs in evaluation mode on its
+    own device.
 
     Args:
         model: A network from images to images of the same size.
         image: Shape ``(3, height, width)``, values in ``[0, 1]``.
         tile: Largest side of a tile in pixels.
         overlap: How far tiles overlap in pixels, below ``tile``.
-        step: What the network is given is padded at the right and the bottom, by repeating its
-            edge, to a multiple of this many pixels.
 
     Returns:
         Same shape as the image, float32.
@@ -84,6 +84,7 @@ def restore_image(
         message = f"overlap must be at least 0 and below the tile of {tile}, got {overlap}"
         raise SettingError(message)
     height, width = image.shape[-2:]
+    step = size_step(model, channels=image.shape[0])
     with evaluating(model), torch.no_grad():
         if height * width <= tile * tile:
             return _run(model, image, step)

@@ -8,7 +8,7 @@ from torch import nn
 from coa_compress.errors import DataError
 from coa_compress.protocols import Progress
 from coa_compress.tasks.images import list_images, read_image, write_image
-from coa_compress.tasks.tiling import restore_image, size_step
+from coa_compress.tasks.tiling import restore_image
 
 
 def restore_folder(
@@ -44,9 +44,8 @@ def restore_folder(
     except OSError as error:
         message = f"cannot make the folder {out}: {error.strerror}: choose another --out"
         raise DataError(message) from None
-    step = size_step(model)
     for done, (image, target) in enumerate(zip(images, targets, strict=True), start=1):
-        write_image(restore_image(model, read_image(image), tile=tile, step=step), target)
+        write_image(restore_image(model, read_image(image), tile=tile), target)
         progress(done, len(images), {})
     return targets
 

@@ -12,7 +12,7 @@ from coa_compress.tasks.dehazing.measures import in_8_bits, psnr_db, ssim
 from coa_compress.tasks.dehazing.no_reference import HAZE, QUALITY, NoReference
 from coa_compress.tasks.dehazing.sources import Example, PhotographSource
 from coa_compress.tasks.images import to_float
-from coa_compress.tasks.tiling import restore_image, size_step
+from coa_compress.tasks.tiling import restore_image
 
 REAL = "real"
 """Name of the split of real images, which have no truth."""
@@ -28,20 +28,15 @@ class Judge:
         model: The network.
         tile: Images of more than ``tile * tile`` pixels are restored in tiles.
         no_reference: What images are measured with where there is no truth.
-        step: Height and width are padded to a multiple of it, as the network wants them.
     """
 
     model: nn.Module
     tile: int
     no_reference: NoReference = field(default_factory=NoReference)
-    step: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "step", size_step(self.model))
 
     def restore(self, hazy: Tensor) -> Tensor:
         """Return the output with 8 bits, float32 in ``[0, 1]``, same shape as the input."""
-        return in_8_bits(restore_image(self.model, hazy, tile=self.tile, step=self.step))
+        return in_8_bits(restore_image(self.model, hazy, tile=self.tile))
 
     def psnrs_db(self, examples: Sequence[Example]) -> list[float]:
         """Return the PSNR of each example in dB; an identical image counts 100 dB."""

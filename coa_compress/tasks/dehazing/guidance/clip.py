@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coa_compress.errors import SettingError
+from coa_compress.errors import SettingError, first_line
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -37,8 +37,8 @@ class ClipEncoder:
         try:
             model = open_clip.create_model(architecture, pretrained=weights)
         except (RuntimeError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            message = f"open_clip cannot make {name!r}: {reason}: give another name in task.clip"
+            message = f"open_clip cannot make {name!r}: {first_line(error)}: "
+            message += "give another name in task.clip"
             raise SettingError(message) from None
         self._model: Any = model.eval().requires_grad_(requires_grad=False)
         self._tokenizer = open_clip.get_tokenizer(architecture)
