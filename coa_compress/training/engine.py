@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from coa_compress.errors import TrainingError
 from coa_compress.training.processes import ALONE, Processes
@@ -136,11 +137,17 @@ class Engine:
                     self._hook(stack, module)
             yield
 
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        on_cpu = self._fabric.device.type == "cpu"
+        with self._fabric.autocast(), _PlainDilated() if on_cpu else nullcontext():
+            yield
+
     def _hook(self, stack: ExitStack, module: nn.Module) -> None:
         entered: list[AbstractContextManager[Any]] = []
 
         def enter(_module: nn.Module, _args: object) -> None:
-            entered.append(self._fabric.autocast())
+            entered.append(self._autocast())
             entered[-1].__enter__()
 
         def leave(_module: nn.Module, _args: object, output: Any) -> Any:
@@ -151,6 +158,29 @@ class Engine:
         stack.callback(module.register_forward_pre_hook(enter).remove)
         # always_call: a forward pass that raises must not leave autocast on
         stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+
+class _PlainDilated(TorchFunctionMode):
+    """Gives dilated convolutions what they read with the channels second.
+
+    With the channels last, oneDNN 3.12 (torch 2.13) leaves parts of the bfloat16 gradient of a
+    dilated kernel undefined, or crashes, where 16 does not divide the channels it reads.
+    """
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            dilation = kwargs.get("dilation", (*args[5:], 1)[0])
+            if dilation not in (1, (1, 1), [1, 1]):
+                args = tuple(map(_plain, args))
+                kwargs = {name: _plain(value) for name, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _plain(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
 
 
 @contextmanager
