@@ -1,7 +1,7 @@
 """One device and one number format: the part of training that Lightning Fabric does."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -17,6 +17,10 @@ from coa_compress.training.sharding import clip_gradients_
 FabricPrecision = Literal["32-true", "bf16-mixed"]
 """Number formats in the words of Lightning Fabric."""
 
+_DILATION_PLACE: Mapping[Any, int] = {
+    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), 5),
+    **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), 7),
+}
 _REDUCED = (torch.bfloat16, torch.float16)
 
 
@@ -171,9 +175,9 @@ class _PlainDilated(TorchFunctionMode):
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d:
-            dilation = kwargs.get("dilation", (*args[5:], 1)[0])
-            if dilation not in (1, (1, 1), [1, 1]):
+        if func in _DILATION_PLACE:
+            dilation = kwargs.get("dilation", (*args[_DILATION_PLACE[func] :], 1)[0])
+            if dilation not in (1, (1,), (1, 1), (1, 1, 1)):
                 args = tuple(map(_plain, args))
                 kwargs = {name: _plain(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
