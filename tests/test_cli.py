@@ -316,6 +316,7 @@ def test_evaluate_prints_a_table(engine, tmp_path, call):
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
+        ("recipes", "dehaze"),
         ("scorers", "taylor"),
         ("allocators", "greedy"),
         ("tasks", "dehazing"),
@@ -339,6 +340,7 @@ def test_list_without_a_kind_lists_everything(call):
     heads = [line for line in out.splitlines() if not line.startswith("  ")]
     assert code == 0
     assert [head for head in heads if head] == [
+        "recipes:",
         "scorers:",
         "allocators:",
         "tasks:",

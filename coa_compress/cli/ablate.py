@@ -11,7 +11,9 @@ from coa_compress.errors import SettingError
 
 
 def ablate(  # noqa: PLR0913 - one parameter an option
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The ablation, a YAML file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A YAML file, or the name of one in the list.")
+    ],
     extra: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="More overrides, after the first --set."),

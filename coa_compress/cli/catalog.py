@@ -1,9 +1,24 @@
-"""What a recipe may name, with a word on each."""
+"""The recipes that come along and what a recipe may name, with a word on each."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from coa_compress.registry import Registry
+
+
+def recipes() -> list[str]:
+    """Return a line for each recipe that comes along, and one that says where they are."""
+    from coa_compress.recipe.shipped import shipped_recipes
+
+    shipped = shipped_recipes()
+    first = {
+        name: path.read_text(encoding="utf-8").splitlines()[0] for name, path in shipped.items()
+    }
+    folders = dict.fromkeys(str(path.parent) for path in shipped.values())
+    return [
+        *_columns((name, line.lstrip("# ")) for name, line in first.items()),
+        *(f"in {folder}: copy one to change it" for folder in folders),
+    ]
 
 
 def scorers() -> list[str]:
@@ -62,7 +77,13 @@ def described(things: Iterable[tuple[str, Any]]) -> list[str]:
     >>> described([("taylor", described)])
     ['taylor  Return a name and the first line of its docstring for each thing.']
     """
-    pairs = [(name, (thing.__doc__ or "").strip().partition("\n")[0]) for name, thing in things]
+    return _columns(
+        (name, (thing.__doc__ or "").strip().partition("\n")[0]) for name, thing in things
+    )
+
+
+def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
+    pairs = list(rows)
     width = max((len(name) for name, _ in pairs), default=0)
     return [f"{name:{width}}  {text}".rstrip() for name, text in pairs]
 
@@ -72,6 +93,7 @@ def _registered(registry: Registry[Any]) -> list[str]:
 
 
 CATALOG: Mapping[str, Callable[[], list[str]]] = {
+    "recipes": recipes,
     "scorers": scorers,
     "allocators": allocators,
     "tasks": tasks,

@@ -22,7 +22,7 @@ from coa_compress.cli.session import session, staged
 from coa_compress.cli.team import Strategy, said_elsewhere, team_of
 from coa_compress.errors import CoaError, DataError, ModelError
 
-Kind = Literal["scorers", "allocators", "tasks", "stages", "losses", "features"]
+Kind = Literal["recipes", "scorers", "allocators", "tasks", "stages", "losses", "features"]
 
 app = typer.Typer(
     add_completion=False,
@@ -80,7 +80,9 @@ def _options(
 
 @app.command()
 def recipe(  # noqa: PLR0913 - one parameter an option
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe, a YAML file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A YAML file, or the name of one in the list.")
+    ],
     extra: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="More overrides, after the first --set."),
@@ -200,7 +202,7 @@ def list_names(
         Kind | None, typer.Argument(help="What to list; everything if not given.")
     ] = None,
 ) -> None:
-    """List what a recipe may name."""
+    """List the recipes that come along, and what a recipe may name."""
     from coa_compress.cli.catalog import CATALOG
 
     for name, entries in CATALOG.items():

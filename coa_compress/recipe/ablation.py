@@ -12,6 +12,7 @@ from coa_compress.recipe.document import Node, Problem, Where, parse_document
 from coa_compress.recipe.files import SCHEMA, read_text, recipe_digest
 from coa_compress.recipe.overrides import Override, apply_placed, of_command_line
 from coa_compress.recipe.schema import Name, Recipe, Schema
+from coa_compress.recipe.shipped import locate
 from coa_compress.registry import did_you_mean
 
 Better = Literal["higher", "lower"]
@@ -92,7 +93,8 @@ def load_ablation(
     """Return the ablation of a file.
 
     Args:
-        path: A YAML file, UTF-8; its keys are those of ``AblationFile``.
+        path: A YAML file, UTF-8, or the name of one that comes along; its keys are those of
+            ``AblationFile``.
         overrides: Overrides of every variant; they win over the files, and a variant's own win
             over them.
         only: Names of variants; the reference is always among them. Empty for all.
@@ -107,7 +109,7 @@ def load_ablation(
     Traceback (most recent call last):
     coa_compress.errors.RecipeError: no ablation file none.yaml: give the path of a YAML file
     """
-    path = Path(path)
+    path = locate(path, "ablation")
     root, problems = parse_document(read_text(path, "ablation"), source=str(path))
     root = _behind_the_recipe(root)
     checker = Checker([Problem(_behind(one.where), one.text) for one in problems])

@@ -12,6 +12,7 @@ from coa_compress.recipe.checking import Checker
 from coa_compress.recipe.document import parse_document, write_document
 from coa_compress.recipe.overrides import apply_overrides
 from coa_compress.recipe.schema import Recipe, Schema, TaskChoice
+from coa_compress.recipe.shipped import locate
 from coa_compress.registry import Registry
 from coa_compress.stages.order import STAGES
 
@@ -31,7 +32,7 @@ def load_recipe(
     """Return the recipe of a file.
 
     Args:
-        path: A YAML file, UTF-8.
+        path: A YAML file, UTF-8, or the name of a recipe that comes along, such as ``dehaze``.
         overrides: Items such as ``stages.allocate.keep_macs=0.2``; they win over the file.
         schema: The stages and tasks that exist.
 
@@ -43,8 +44,10 @@ def load_recipe(
     Traceback (most recent call last):
     coa_compress.errors.RecipeError: no recipe file none.yaml: give the path of a YAML file
     """
-    text = read_text(Path(path), "recipe")
-    return parse_recipe(text, source=str(path), overrides=overrides, schema=schema)
+    file = locate(path, "recipe")
+    return parse_recipe(
+        read_text(file, "recipe"), source=str(file), overrides=overrides, schema=schema
+    )
 
 
 def read_text(path: Path, kind: str) -> str:
