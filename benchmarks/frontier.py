@@ -2,10 +2,13 @@
 
     python -m benchmarks.frontier [--keep 0.5 0.25 0.125 0.0625] [--seeds 0 1 2]
         [--recipe recipes/dehaze_full.yaml] [--set task.train=DIR task.real=DIR task.test=DIR]
-        [--published gcanet] [--data DIR] [--quick] [--out DIR] [--json FILE]
+        [--published gcanet] [--data DIR] [--peers tp:hessian:isomorphic] [--quick] [--out DIR]
+        [--json FILE]
 
 Runs are kept in ``--out`` and resumed. ``--set`` is that of ``coa-compress recipe``. Networks of
-the literature are measured on the same test images; their weights lie in ``DATA/weights``.
+the literature are measured on the same test images; their weights lie in ``DATA/weights``. Peers
+are methods of `benchmarks.prune`: their students of the built-in teacher go through the
+distillation of the recipe, too.
 `python -m benchmarks.tables` puts the tables into the README, and the networks into
 ``coa_compress/tasks/dehazing/references.json``, which reports plot beside their own.
 """
@@ -14,13 +17,17 @@ import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.networks.published import PUBLISHED, default_data, load_published
+from benchmarks.peers.in_recipe import recipe_row
+from benchmarks.peers.methods import method
 from benchmarks.plots import Panel, Series, deviation, draw
 from benchmarks.records import markdown_table, new_record, write_record
 from coa_compress.compressor import Compressor
+from coa_compress.errors import SettingError
 from coa_compress.profiling.counting import count_macs, count_params
 from coa_compress.profiling.timing import measure_latency_ms
 from coa_compress.recipe.files import load_recipe
@@ -50,6 +57,7 @@ def main(given: Sequence[str] | None = None) -> None:
         "seeds": arguments.seeds,
         **_inputs(arguments),
         "rows": [],
+        "peers": [],
         "published": [],
     }
     for keep in arguments.keep:
@@ -57,6 +65,10 @@ def main(given: Sequence[str] | None = None) -> None:
             print(f"keep {keep} of the MACs, seed {seed}", flush=True)
             row = _run(keep, seed, arguments)
             record["rows"].append({"keep_macs": keep, "seed": seed, **row})
+    for keep, seed, name in product(arguments.keep, arguments.seeds, arguments.peers):
+        print(f"keep {keep} of the MACs, seed {seed}, {name}", flush=True)
+        row = _peer(name, keep, seed, arguments)
+        record["peers"].append({"name": name, "keep_macs": keep, "seed": seed, **row})
     for name in arguments.published:
         print(name, flush=True)
         record["published"].append({"name": name, **_published(name, arguments)})
@@ -77,6 +89,13 @@ def render(record: Mapping[str, Any]) -> str:
         accepted = sum(bool(row["accepted"]) for row in chosen)
         title = f"the same, adapted (accepted {accepted} of {len(chosen)})"
         lines.append(_line(title, _networks(chosen, "adapted"), splits))
+        lines += [
+            _line(
+                f"`{name}`, {keep:.1%} asked, distilled alike", _networks(same, "student"), splits
+            )
+            for (name, keep), same in _peers(record).items()
+            if keep == chosen[0]["keep_macs"]
+        ]
     lines += [
         _line(f"`{network['name']}`, its published weights", [network], splits)
         for network in record["published"]
@@ -87,8 +106,8 @@ def render(record: Mapping[str, Any]) -> str:
         f"{markdown_table(head, lines)}\n\n`recipes/{record['recipe']}`. MACs: "
         f"multiply-accumulates of one {_size(record)} image. "
         f"Latency: on {where}, as a fraction of the teacher's in the same run. Seeds: {seeds}; "
-        f"means, and ± the standard deviation of the PSNR where there are several. Made by "
-        f"`{record['command']}`."
+        f"means, and ± the standard deviation of the PSNR where there are several."
+        f"{_peers_said(record)} Made by `{record['command']}`."
     )
 
 
@@ -101,7 +120,7 @@ def plot(record: Mapping[str, Any]) -> str:
 
 def _panel(record: Mapping[str, Any], split: str, cost: str) -> Panel:
     rows: Sequence[Mapping[str, Any]] = record["rows"]
-    budgets = _budgets(rows)
+    budgets, peers = _budgets(rows), _peers(record)
     networks = {
         "teacher": [_networks(rows, "teacher")],
         "students": [_networks(chosen, "student") for chosen in budgets],
@@ -110,6 +129,10 @@ def _panel(record: Mapping[str, Any], split: str, cost: str) -> Panel:
             for chosen in budgets
             if any(row["accepted"] for row in chosen)
         ],
+        **{
+            name: [_networks(same, "student") for (of, _), same in peers.items() if of == name]
+            for name in dict.fromkeys(name for name, _ in peers)
+        },
         **{f"{network['name']}, published": [[network]] for network in record["published"]},
     }
     label, unit = _COSTS[cost]
@@ -179,6 +202,30 @@ def _run(keep: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any
     }
 
 
+def _peer(name: str, keep: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    file = arguments.out / f"{name.replace(':', '-')}-keep-{keep}-seed-{seed}.json"
+    return recipe_row(name, keep, _compressor(arguments, [f"seed={seed}"]), file)
+
+
+def _peers(record: Mapping[str, Any]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:
+    """Return the rows of each method and budget, one a seed, without those that failed."""
+    found: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in record.get("peers", []):
+        if "error" not in row:
+            found.setdefault((row["name"], row["keep_macs"]), []).append(row)
+    return found
+
+
+def _peers_said(record: Mapping[str, Any]) -> str:
+    """Return what a reader must know of other methods, as sentences."""
+    rows = record.get("peers", [])
+    said = " Students of other libraries are not refitted, and not adapted." if rows else ""
+    failed = {(row["name"], row["keep_macs"]): row["error"] for row in rows if "error" in row}
+    for (name, keep), error in failed.items():
+        said += f" `{name}` at {keep:.1%}: {error}."
+    return said
+
+
 def _published(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what a network of the literature costs, and what it reaches on the test images."""
     task = _compressor(arguments, []).task
@@ -239,10 +286,16 @@ def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--published", nargs="+", choices=PUBLISHED, default=[])
     parser.add_argument("--data", type=Path, default=default_data(), help="holds weights/")
+    parser.add_argument("--peers", nargs="+", default=[], help="methods of benchmarks.prune")
     parser.add_argument("--quick", action="store_true", help="fewer steps; another file")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     parser.add_argument("--json", type=Path, default=_JSON)
     arguments = parser.parse_args(given)
+    for name in arguments.peers:
+        try:
+            method(name)
+        except SettingError as error:
+            parser.error(f"--peers: {error}")
     if arguments.published and arguments.data is None:
         parser.error("--published: give the folder that holds weights/ by --data")
     if arguments.quick:

@@ -3,15 +3,22 @@
 import json
 import re
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import frontier, tables
+from benchmarks.ablation import QUICK
+from benchmarks.peers import in_recipe
+from benchmarks.peers.subject import Pruned
 from benchmarks.plots import drawn
 from benchmarks.records import markdown_table, new_record, read_record, with_table, write_record
-from coa_compress.errors import DataError
+from coa_compress.compressor import Compressor
+from coa_compress.errors import DataError, SettingError
+from coa_compress.recipe.files import load_recipe
 
+ROOT = Path(__file__).parents[1]
 END = "<!-- end table -->"
 PAGE = f"<!-- table: a -->\nold | \\1\n{END}\nmore\n<!-- table: b -->\nb\n{END}"
 
@@ -33,6 +40,7 @@ def frontier_record():
         }
         for seed in (0, 1)
     ]
+    common = {"name": "tp:magnitude:global", "keep_macs": 0.25}
     literature = {**network(19.0), "name": "gcanet", "params": 7e5, "macs": 15e9, "latency": 4.0}
     return {
         **new_record("frontier", ["--seeds", "0", "1"]),
@@ -40,6 +48,10 @@ def frontier_record():
         "example_size": [1, 3, 64, 48],
         "seeds": [0, 1],
         "rows": rows,
+        "peers": [
+            {**common, "seed": 0, "teacher": network(21.0, 20.0), "student": network(19.0, 8.0)},
+            {**common, "seed": 1, "error": "ValueError: no"},
+        ],
         "published": [literature],
     }
 
@@ -129,11 +141,14 @@ def test_the_frontier_shows_means_and_spreads():
     student = "| student, 25.0% of the MACs asked | 2.000 M | 4.000 G | 0.50 "
     assert table[3] == f"{student}| 20.50 ± 0.71 (0.820) |"
     assert table[4].startswith("| the same, adapted (accepted 1 of 2) | ")
+    peer = "| `tp:magnitude:global`, 25.0% asked, distilled alike | 2.000 M | 4.000 G | 0.40 "
+    assert table[5] == f"{peer}| 19.00 (0.760) |"
     assert (
-        table[5]
+        table[6]
         == "| `gcanet`, its published weights | 0.700 M | 15.000 G | 4.00 | 19.00 (0.760) |"
     )
-    assert table[7].startswith("`recipes/dehaze.yaml`. MACs: multiply-accumulates of one 64 x 48")
+    assert " not adapted. `tp:magnitude:global` at 25.0%: ValueError: no. Made by" in table[8]
+    assert table[8].startswith("`recipes/dehaze.yaml`. MACs: multiply-accumulates of one 64 x 48")
     assert markdown_table(["a"], []) == "| a |\n| --- |"
 
 
@@ -141,7 +156,14 @@ def test_a_plot_shows_its_networks_and_is_the_same_for_the_same_figures():
     plot = frontier.plot(frontier_record())
 
     assert ElementTree.fromstring(plot).tag.endswith("}svg")
-    for text in ("teacher", "students, adapted", "gcanet, published", "MACs (G)", "builtin"):
+    for text in (
+        "teacher",
+        "students, adapted",
+        "tp:magnitude:global",
+        "gcanet, published",
+        "MACs (G)",
+        "builtin",
+    ):
         assert f">{text}</text>" in plot
     assert drawn(plot) == drawn(frontier.plot(frontier_record()))
     changed = frontier_record()
@@ -185,6 +207,64 @@ def test_the_frontier_has_a_row_for_each_budget_and_seed_of_its_recipe(
     assert record["recipe"] == "dehaze_full.yaml"
     assert list(record["test_digests"]) == ["builtin"]
     assert "| student, 50.0% of the MACs asked | " in capsys.readouterr().out
+
+
+def test_a_peer_goes_through_the_distillation_of_the_recipe_once(tmp_path, monkeypatch):
+    def made():
+        few = [*QUICK, "stages.adapt=off", "seed=3"]
+        return Compressor(recipe=load_recipe(ROOT / "recipes" / "dehaze.yaml", few))
+
+    file = tmp_path / "peers" / "random.json"
+    before = random_student(made())
+    row = in_recipe.recipe_row("random", 0.5, made(), file)
+    monkeypatch.setattr(in_recipe, "attempt", None)
+
+    assert 0.45 * row["teacher"]["macs"] < row["student"]["macs"] <= 0.5 * row["teacher"]["macs"]
+    assert row["student"]["psnr_db"]["builtin"] != before
+    assert in_recipe.recipe_row("random", 0.5, None, file) == row
+
+
+def random_student(compressor):
+    """Return the PSNR of the student that `random` hands to the distillation."""
+    task = compressor.task
+    subject = in_recipe._subject(task, task.build_teacher(), 3)
+    return task.measure(in_recipe.attempt("random", subject, 0.5, limit_s=1.0).student)["psnr_db"][
+        "builtin"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("task.teacher=random", "take a recipe that names it"),
+        ("stages.distill=off", "the recipe has no stage 'distill'"),
+    ],
+)
+def test_a_recipe_that_peers_cannot_follow_is_said(tmp_path, changed, said):
+    recipe = load_recipe(ROOT / "recipes" / "dehaze.yaml", [changed, "stages.adapt=off"])
+
+    with pytest.raises(SettingError, match=said):
+        in_recipe.recipe_row("random", 0.5, Compressor(recipe=recipe), tmp_path / "row.json")
+
+
+def test_a_peer_that_fails_and_one_whose_channels_nobody_knows(tmp_path, monkeypatch):
+    few = [*QUICK, "stages.adapt=off"]
+    recipe = load_recipe(ROOT / "recipes" / "dehaze.yaml", few)
+    monkeypatch.setattr(in_recipe, "attempt", lambda *_, **__: "ValueError: no")
+    failed = in_recipe.recipe_row("x", 0.5, Compressor(recipe=recipe), tmp_path / "a.json")
+    teacher = Compressor(recipe=recipe).task.build_teacher()
+    monkeypatch.setattr(in_recipe, "attempt", lambda *_, **__: Pruned(teacher, None))
+    row = in_recipe.recipe_row("x", 0.5, Compressor(recipe=recipe), tmp_path / "b.json")
+
+    assert failed == {"error": "ValueError: no"}
+    assert row["error"].endswith("is unknown")
+
+
+def test_an_unknown_peer_is_said_before_anything_runs(capsys):
+    with pytest.raises(SystemExit):
+        frontier.main(["--peers", "tp:magnitud:global"])
+
+    assert "did you mean tp:magnitude:global?" in capsys.readouterr().err
 
 
 def test_published_networks_need_the_folder_of_their_weights(monkeypatch, capsys):

@@ -168,7 +168,7 @@ def load_subject(name: str, choice: Choice, stack: ExitStack, *, seed: int = 0) 
     train = "builtin" if name == "builtin" else str(_scenes(choice.data, stack))
     task = DehazingTask(_settings(name, choice, train), seed=seed)
     teacher = task.build_teacher() if name == "builtin" else load_published(name, _given(choice))
-    outputs, shuffled = _left_whole(name)
+    outputs, shuffled = left_whole(name)
     tests = {
         split: tuple(_middle(example, choice.crop) for example in examples)
         for split, examples in task.data.test.items()
@@ -218,7 +218,8 @@ def _scenes(data: Path | None, stack: ExitStack) -> Path:
     return folder
 
 
-def _left_whole(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def left_whole(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ``outputs`` and the ``shuffled`` modules of a teacher, see ``Subject``."""
     if name == "gcanet":
         return ("deconv1",), ("gate",)
     if name == "dehazeformer_t":
