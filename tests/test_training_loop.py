@@ -411,6 +411,18 @@ def test_divergence_stops_and_keeps_the_last_good_state(tmp_path, where):
     assert_same(run(job, settings, folder=tmp_path), run(make_job(validate=None), settings))
 
 
+@pytest.mark.parametrize(("precision", "said"), [("fp32", False), ("bf16", True)])
+def test_more_digits_are_a_remedy_where_there_are_few(precision, said):
+    def losses(model, averaged, generator):
+        return {"l1": model(torch.full((2, 1, 8, 8), float("inf"))).sum()}
+
+    job = make_job(step_losses=losses, weights={"l1": 1.0}, validate=None)
+    with pytest.raises(TrainingError, match="clip_norm") as caught:
+        run(job, make_settings(precision=precision))
+
+    assert str(caught.value).endswith(", or set precision to fp32") == said
+
+
 @pytest.mark.parametrize("part", [0, 5, 100, -1])
 def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, part):
     run(folder=tmp_path)

@@ -95,6 +95,11 @@ class Engine:
                 precision=self.precision,
             )
 
+    @property
+    def reduced(self) -> bool:
+        """Whether forward passes run in fewer digits than float32."""
+        return self.precision != "32-true"
+
     def setup_(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take charge of a module and the optimizer of its parameters."""
         self._whole, self._plain_optimizer = module, optimizer
@@ -136,7 +141,7 @@ class Engine:
             Nothing.
         """
         with ExitStack() as stack:
-            if self.precision != "32-true":
+            if self.reduced:
                 for module in modules:
                     self._hook(stack, module)
             yield

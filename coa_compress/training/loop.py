@@ -288,6 +288,8 @@ class _Loop:
             f"{self.job.name!r}: lower learning_rate (now {settings.learning_rate:g}) or "
             f"clip_norm (now {settings.clip_norm:g})"
         )
+        if self.engine.reduced:
+            message += ", or set precision to fp32"
         if self.folder is not None:
             state.restore_buffers_(buffers)
             if state.is_finite():
