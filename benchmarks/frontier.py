@@ -216,6 +216,11 @@ def _peers(record: Mapping[str, Any]) -> dict[tuple[str, float], list[Mapping[st
     return found
 
 
+def _peer_title(name: str, keep: float, same: Sequence[Mapping[str, Any]]) -> str:
+    missed = any(row["student"]["macs"] > keep * row["teacher"]["macs"] for row in same)
+    return f"`{name}`, {keep:.1%} asked{' and missed' if missed else ''}, distilled alike"
+
+
 def _peers_said(record: Mapping[str, Any]) -> str:
     """Return what a reader must know of other methods, as sentences."""
     rows = record.get("peers", [])
