@@ -90,9 +90,7 @@ def render(record: Mapping[str, Any]) -> str:
         title = f"the same, adapted (accepted {accepted} of {len(chosen)})"
         lines.append(_line(title, _networks(chosen, "adapted"), splits))
         lines += [
-            _line(
-                f"`{name}`, {keep:.1%} asked, distilled alike", _networks(same, "student"), splits
-            )
+            _line(_peer_title(name, keep, same), _networks(same, "student"), splits)
             for (name, keep), same in _peers(record).items()
             if keep == chosen[0]["keep_macs"]
         ]

@@ -141,8 +141,8 @@ def test_the_frontier_shows_means_and_spreads():
     student = "| student, 25.0% of the MACs asked | 2.000 M | 4.000 G | 0.50 "
     assert table[3] == f"{student}| 20.50 ± 0.71 (0.820) |"
     assert table[4].startswith("| the same, adapted (accepted 1 of 2) | ")
-    peer = "| `tp:magnitude:global`, 25.0% asked and missed, distilled alike | 2.000 M | 4.000 G | 0.40 "
-    assert table[5] == f"{peer}| 19.00 (0.760) |"
+    peer = "| `tp:magnitude:global`, 25.0% asked and missed, distilled alike "
+    assert table[5] == f"{peer}| 2.000 M | 4.000 G | 0.40 | 19.00 (0.760) |"
     assert (
         table[6]
         == "| `gcanet`, its published weights | 0.700 M | 15.000 G | 4.00 | 19.00 (0.760) |"
