@@ -223,6 +223,8 @@ def _peers_said(record: Mapping[str, Any]) -> str:
     """Return what a reader must know of other methods, as sentences."""
     rows = record.get("peers", [])
     said = " Students of other libraries are not refitted, and not adapted." if rows else ""
+    for name, note in dict.fromkeys((row["name"], row.get("note")) for row in rows):
+        said += f" `{name}` was {note}." if note else ""
     failed = {(row["name"], row["keep_macs"]): row["error"] for row in rows if "error" in row}
     for (name, keep), error in failed.items():
         said += f" `{name}` at {keep:.1%}: {error}."
