@@ -66,6 +66,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "l2_by_loss": {**_L2, "tap_choice": "expected_loss"},
     "l2_adapters": {**_L2, "adapters": True},
     "l2_balanced": {**_L2, "balance": "geometric"},
+    "l2_branches": {**_L2, "branches": True},
     "progressive": {**_BASE, "rounds": 2},
     "assistant": {**_BASE, "rounds": 2, "assistant": True},
     _RANDOM_START: _TRUTH,
