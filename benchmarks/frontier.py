@@ -30,7 +30,7 @@ from coa_compress.compressor import Compressor
 from coa_compress.errors import SettingError
 from coa_compress.profiling.counting import count_macs, count_params
 from coa_compress.profiling.timing import measure_latency_ms
-from coa_compress.recipe.files import load_recipe
+from coa_compress.recipe.files import load_recipe, recipe_digest
 from coa_compress.tasks.dehazing.task import DehazingTask
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -201,8 +201,10 @@ def _run(keep: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any
 
 
 def _peer(name: str, keep: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    file = arguments.out / f"{name.replace(':', '-')}-keep-{keep}-seed-{seed}.json"
-    return recipe_row(name, keep, _compressor(arguments, [f"seed={seed}"]), file)
+    compressor = _compressor(arguments, [f"seed={seed}"])
+    known_by = recipe_digest(compressor.recipe, until="distill")[:8]
+    file = arguments.out / f"{name.replace(':', '-')}-keep-{keep}-seed-{seed}-{known_by}.json"
+    return recipe_row(name, keep, compressor, file)
 
 
 def _peers(record: Mapping[str, Any]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:

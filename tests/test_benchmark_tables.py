@@ -226,6 +226,22 @@ def test_a_peer_goes_through_the_distillation_of_the_recipe_once(tmp_path, monke
     assert in_recipe.recipe_row("random", 0.5, None, file) == row
 
 
+def test_rows_of_peers_are_kept_apart_by_recipe(tmp_path, monkeypatch, capsys):
+    files = []
+    monkeypatch.setattr(frontier, "_run", lambda *_: frontier_record()["rows"][0])
+    monkeypatch.setattr(
+        frontier, "recipe_row", lambda *given: files.append(given[-1].name) or {"error": "no"}
+    )
+    given = ["--keep", "0.25", "--out", str(tmp_path), "--json", str(tmp_path / "a.json")]
+    for changed in ("task.crop=64", "task.crop=64", "task.crop=96"):
+        frontier.main([*given, "--peers", "random", "--set", changed])
+
+    first, again, other = files
+    assert re.fullmatch(r"random-keep-0.25-seed-0-[0-9a-f]{8}\.json", first)
+    assert first == again != other
+    assert "`random` at 25.0%: no." in capsys.readouterr().out
+
+
 def random_student(compressor):
     """Return the PSNR of the student that `random` hands to the distillation."""
     task = compressor.task
