@@ -245,7 +245,7 @@ def test_rows_of_peers_are_kept_apart_by_recipe(tmp_path, monkeypatch, capsys):
 def random_student(compressor):
     """Return the PSNR of the student that `random` hands to the distillation."""
     task = compressor.task
-    subject = in_recipe._subject(task, task.build_teacher(), 3)
+    subject = in_recipe.subject_of("builtin", task, task.build_teacher(), seed=3, tests={})
     return task.measure(in_recipe.attempt("random", subject, 0.5, limit_s=1.0).student)["psnr_db"][
         "builtin"
     ]

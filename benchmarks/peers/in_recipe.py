@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.peers.methods import attempt
-from benchmarks.peers.subject import Subject, left_whole
+from benchmarks.peers.subject import subject_of
 from coa_compress.atomic import write_atomic
 from coa_compress.compressor import Compressor
 from coa_compress.errors import SettingError
@@ -52,7 +52,8 @@ def _made(name: str, keep: float, compressor: Compressor) -> dict[str, Any]:
         message = "the recipe has no stage 'distill', which the students of others go through too"
         raise SettingError(message)
     teacher, seed = task.build_teacher(), compressor.recipe.seed
-    pruned = attempt(name, _subject(task, teacher, seed), keep, limit_s=_SECONDS)
+    subject = subject_of("builtin", task, teacher, seed=seed, tests={})
+    pruned = attempt(name, subject, keep, limit_s=_SECONDS)
     if isinstance(pruned, str):
         return {"error": pruned}
     if pruned.cut is None:
@@ -70,21 +71,6 @@ def _made(name: str, keep: float, compressor: Compressor) -> dict[str, Any]:
     measured = Measure(compressor.recipe.stages.get("measure", MeasureSettings()))
     roles = measured.run(state, context).measurements
     return {"note": pruned.note, **{role: dict(roles[role]) for role in ("teacher", "student")}}
-
-
-def _subject(task: DehazingTask, teacher: nn.Module, seed: int) -> Subject:
-    outputs, shuffled = left_whole("builtin")
-    return Subject(
-        name="builtin",
-        seed=seed,
-        teacher=teacher,
-        task=task,
-        example=task.example_input(),
-        batches=tuple(task.calibration_batches()),
-        tests={},
-        outputs=outputs,
-        shuffled=shuffled,
-    )
 
 
 def _not_asked_for(_teacher: nn.Module) -> Any:

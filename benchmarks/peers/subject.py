@@ -168,11 +168,23 @@ def load_subject(name: str, choice: Choice, stack: ExitStack, *, seed: int = 0) 
     train = "builtin" if name == "builtin" else str(_scenes(choice.data, stack))
     task = DehazingTask(_settings(name, choice, train), seed=seed)
     teacher = task.build_teacher() if name == "builtin" else load_published(name, _given(choice))
-    outputs, shuffled = left_whole(name)
     tests = {
         split: tuple(_middle(example, choice.crop) for example in examples)
         for split, examples in task.data.test.items()
     }
+    return subject_of(name, task, teacher, seed=seed, tests=tests)
+
+
+def subject_of(
+    name: str,
+    task: DehazingTask,
+    teacher: nn.Module,
+    *,
+    seed: int,
+    tests: Mapping[str, Sequence[Example]],
+) -> Subject:
+    """Return a teacher that is calibrated on the images of a task; see ``Subject``."""
+    outputs, shuffled = _left_whole(name)
     return Subject(
         name=name,
         seed=seed,
@@ -218,8 +230,7 @@ def _scenes(data: Path | None, stack: ExitStack) -> Path:
     return folder
 
 
-def left_whole(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the ``outputs`` and the ``shuffled`` modules of a teacher, see ``Subject``."""
+def _left_whole(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if name == "gcanet":
         return ("deconv1",), ("gate",)
     if name == "dehazeformer_t":

@@ -7,7 +7,7 @@ from coa_compress.errors import RecipeError
 from coa_compress.registry import did_you_mean
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_INSTALLED = Path("share") / "coa-compress" / "recipes"
+_INSTALLED = "share/coa-compress/recipes"
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -57,5 +57,5 @@ def _installed_files() -> list[Path]:
     return [
         Path(str(file.locate())).resolve()
         for file in listed
-        if file.suffix == ".yaml" and file.parent.as_posix().endswith(_INSTALLED.as_posix())
+        if file.suffix == ".yaml" and file.parent.as_posix().endswith(_INSTALLED)
     ]
