@@ -22,6 +22,7 @@ from coa_compress.factories import build_network, is_factory, working_directory_
 from coa_compress.protocols import (
     Fingerprinted,
     Observer,
+    ReadByStage,
     Rebuildable,
     SilentObserver,
     Task,
@@ -48,7 +49,7 @@ from coa_compress.result import (
 from coa_compress.runs import RunFolder, digest_of, open_run
 from coa_compress.stages.cache import StageCache
 from coa_compress.stages.order import decisive_settings, in_rounds
-from coa_compress.stages.pipeline import check_stages, run_stages
+from coa_compress.stages.pipeline import Identity, check_stages, run_stages
 from coa_compress.stages.plan import plan_table
 from coa_compress.stages.state import Context, Stage, State
 from coa_compress.structure.analysis import analyze
@@ -123,7 +124,7 @@ class Compressor:
             BudgetError: If the budget cannot be met.
         """
         state, context = self._start(), self._context()
-        check_stages(self._with_settings(), state, context, None, identity="")
+        check_stages(self._with_settings(), state, context, None)
         return plan_table(self._stages(), state, context)
 
     def check(self) -> None:
@@ -132,7 +133,7 @@ class Compressor:
         Raises:
             CoaError: Whatever is wrong with the recipe, the task or the teacher.
         """
-        check_stages(self._with_settings(), self._start(), self._context(), None, identity="")
+        check_stages(self._with_settings(), self._start(), self._context(), None)
 
     def run(
         self,
@@ -247,19 +248,30 @@ class Compressor:
             processes=processes,
         )
 
-    def _identity(self, teacher: nn.Module) -> str:
+    def _identity(self, teacher: nn.Module) -> Identity:
         plain, task = plain_recipe(self.recipe), self.task
-        data = task.fingerprint() if isinstance(task, Fingerprinted) else None
+        data = task.fingerprint() if isinstance(task, Fingerprinted) else {}
+        read_by = task.read_by if isinstance(task, ReadByStage) else {}
+        facts = {name: [value] for name, value in plain["task"].items()}
+        for name, value in data.items():
+            facts.setdefault(name, []).append(value)
         given = () if self._example is None else (list(self._example.shape),)
-        return digest_of(
-            plain["task"],
-            plain["structure"],
-            self.recipe.seed,
-            self.device,
-            _digest_weights(teacher),
-            type(task).__qualname__,
-            data,
-            *given,
+        return Identity(
+            shared=digest_of(
+                {name: fact for name, fact in facts.items() if name not in read_by},
+                plain["structure"],
+                self.recipe.seed,
+                self.device,
+                _digest_weights(teacher),
+                type(task).__qualname__,
+                *given,
+            ),
+            own={
+                stage: digest_of(
+                    {name: fact for name, fact in facts.items() if stage in read_by.get(name, ())}
+                )
+                for stage in set().union(*read_by.values())
+            },
         )
 
     def _task_record(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the engine asks of a task, a structure, a scorer, an allocator and an observer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -145,8 +145,20 @@ class Deployable(Protocol):
 class Fingerprinted(Protocol):
     """A task that says which data it reads, so that no run is resumed on other data."""
 
-    def fingerprint(self) -> Sequence[object]:
-        """Return JSON values that differ once the data differ; fast, as every run asks for them."""
+    def fingerprint(self) -> Mapping[str, object]:
+        """Return JSON values that differ once the data differ, by the setting that names the data.
+
+        To be fast, as every run asks for it.
+        """
+
+
+@runtime_checkable
+class ReadByStage(Protocol):
+    """A task that says what few stages read, so that others stay done when it changes."""
+
+    @property
+    def read_by(self) -> Mapping[str, Collection[str]]:
+        """The stages that read a setting and its data; every stage reads those not named."""
 
 
 @runtime_checkable

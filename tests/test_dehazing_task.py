@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import os
@@ -18,11 +19,13 @@ from coa_compress.protocols import (
     Deployable,
     Explained,
     Fingerprinted,
+    ReadByStage,
     Rebuildable,
     Showable,
     Task,
     no_progress,
 )
+from coa_compress.stages.order import STAGES
 from coa_compress.tasks.dehazing.data import DehazingData, spaced
 from coa_compress.tasks.dehazing.networks import HazeUNet
 from coa_compress.tasks.dehazing.references import known_networks
@@ -87,7 +90,7 @@ class Brighter(nn.Module):
 
 def test_the_task_satisfies_every_protocol(builtin):
     asked = (Task, Adaptable, Comparable, Showable, Deployable, Fingerprinted, Rebuildable)
-    asked += (Explained,)
+    asked += (Explained, ReadByStage)
     for protocol in asked:
         assert isinstance(builtin, protocol)
 
@@ -251,9 +254,10 @@ def make(folder):
 
 
 def test_built_in_data_have_a_constant_fingerprint(builtin, folders):
-    assert builtin.data.fingerprint() == ["builtin-1"]
+    constant = {use: ["builtin-1"] for use in ("train", "real", "test")}
+    assert builtin.data.fingerprint() == constant
     assert builtin.fingerprint() == random_task(7).fingerprint()
-    assert builtin.fingerprint()[:1] == ["builtin-1"]
+    assert builtin.fingerprint().items() > constant.items()
     assert task_on(folders).fingerprint() != builtin.fingerprint()
 
 
@@ -261,7 +265,16 @@ def test_the_fingerprint_is_the_same_for_the_same_files(folders):
     first, again = task_on(folders).fingerprint(), task_on(folders).fingerprint()
 
     assert first == again == json.loads(json.dumps(first))
-    assert len(first[1]) == 16
+    assert [len(first[use][1]) for use in ("train", "real", "test")] == [16, 16, 16]
+
+
+def test_settings_that_few_stages_read_are_settings_and_stages(builtin):
+    fields = {field.name for field in dataclasses.fields(DehazingSettings)}
+    assert set(builtin.read_by) < fields
+    assert {stage for stages in builtin.read_by.values() for stage in stages} < {
+        stage.name for stage in STAGES
+    }
+    assert set(builtin.fingerprint()) < fields
 
 
 @pytest.mark.parametrize(
@@ -290,7 +303,10 @@ def test_the_fingerprint_changes_with_every_file_that_is_used(folders, name):
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     grown = task_on(folders).fingerprint()
 
-    assert len({tuple(value) for value in (before, touched, grown)}) == 3
+    use = name.split("/")[0]
+    assert len({tuple(value[use]) for value in (before, touched, grown)}) == 3
+    for other in {"train", "real", "test"} - {use}:
+        assert before[other] == touched[other] == grown[other]
 
 
 def test_the_fingerprint_changes_with_the_number_of_files_and_the_index(folders):
@@ -302,7 +318,7 @@ def test_the_fingerprint_changes_with_the_number_of_files_and_the_index(folders)
     index.write_text(index.read_text().replace("5.0", "6.0"))
     values.append(task_on(folders).fingerprint())
 
-    assert len({tuple(value) for value in values}) == 3
+    assert len({json.dumps(value) for value in values}) == 3
 
 
 def test_the_fingerprint_ignores_files_that_are_not_used(folders):

@@ -1,5 +1,6 @@
 """A run that is stopped goes on, and ends as if nothing had happened."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -136,6 +137,10 @@ def test_a_finished_run_does_nothing_new(run_copy, whole_run, call):
         ("stages.measure.latency_rounds=2", "measure"),
         ("stages.adapt.consistency=0.5", "adapt"),
         ("stages.adapt.training.steps=2", "adapt"),
+        ("task.calibration_images=3", "score"),
+        ("task.real=builtin", "adapt"),
+        ("task.test=builtin", "measure"),
+        ("task.max_test_images=1", "measure"),
     ],
 )
 def test_a_changed_setting_runs_its_stage_and_the_later_ones(
@@ -154,6 +159,35 @@ def test_a_changed_setting_runs_its_stage_and_the_later_ones(
         for number, name in enumerate(STAGES)
     }
     assert [name for name, same in markers.items() if same] == STAGES[:place]
+
+
+def test_stages_before_adaptation_read_nothing_that_they_are_not_keyed_by(
+    whole_run, call, tmp_path, one_thread
+):
+    folder = tmp_path / "run"
+    changed = ("task.real=builtin", "task.test=builtin", "task.max_test_images=1")
+    without = ("stages.adapt=off", "stages.measure=off")
+
+    done = call("recipe", whole_run.recipe, "--set", *changed, *without, "--out", folder)
+
+    assert done.code == 0, done.err
+    mine, theirs = files_in(folder), files_in(whole_run.folder)
+    weights = [name for name in mine if re.match(r"\d\d_.*\.safetensors", name)]
+    assert "04_distill" in {name.split("/")[0] for name in weights}
+    assert {name: mine[name] for name in weights} == {name: theirs[name] for name in weights}
+
+
+def test_new_photographs_in_a_folder_leave_the_distilled_student(whole_run, images, call, tmp_path):
+    images = shutil.copytree(images, tmp_path / "images")
+    places = [f"task.{use}={images / use}" for use in ("train", "real", "test")]
+    base = ("recipe", whole_run.recipe, "--out", tmp_path / "run", "--set", *places)
+    first = call(*base, "stages.distill.training.steps=2")
+    shutil.copy(next((images / "real").iterdir()), images / "real" / "another.png")
+
+    again = call(*base, "stages.distill.training.steps=2")
+
+    assert first.code == again.code == 0, again.err
+    assert [name for name in STAGES if f"{name}: done before" in again.err] == STAGES[:5]
 
 
 def test_stages_may_be_taken_out_and_put_back(run_copy, whole_run, call):

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,13 +29,30 @@ class Outcome:
     seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the stages depend on beside their settings and the stages before.
+
+    Args:
+        shared: Digest of what all stages depend on, such as the teacher.
+        own: Digest of what only some stages read, by the name of the stage.
+    """
+
+    shared: str = ""
+    own: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = Identity()
+"""Of stages that are not to be told apart from those of other runs."""
+
+
 def check_stages(
     stages: Sequence[tuple[Stage, object]],
     state: State,
     context: Context,
     run: RunFolder | None,
     *,
-    identity: str,
+    identity: Identity = NOTHING,
     cache: StageCache | None = None,
 ) -> None:
     """Check the stages that are going to run, before any of them does; nothing is written.
@@ -45,7 +62,7 @@ def check_stages(
         state: Where to start.
         context: What stages are given.
         run: Tells which stages are done; None for none of them.
-        identity: What ``run_stages`` is given.
+        identity: What ``run_stages`` is given; not read where there is neither a run nor a cache.
         cache: Stages that need not be done again, or None.
 
     Raises:
@@ -76,7 +93,7 @@ def run_stages(
     context: Context,
     run: RunFolder,
     *,
-    identity: str,
+    identity: Identity,
     cache: StageCache | None = None,
 ) -> Outcome:
     """Return the state after all stages; those that are done are read from the run folder.
@@ -91,7 +108,7 @@ def run_stages(
         state: Where to start.
         context: What stages are given.
         run: Keeps the results.
-        identity: Digest of the teacher, the task and whatever else all stages depend on.
+        identity: The teacher, the task and whatever else stages depend on.
         cache: Stages of other runs; what this run does is added. None for no such thing.
     """
     seconds: dict[str, float] = {}
@@ -168,11 +185,11 @@ def _loaded(stage: Stage, state: State, folder: Path, context: Context) -> State
 
 
 def _with_digests(
-    stages: Sequence[tuple[Stage, object]], identity: str
+    stages: Sequence[tuple[Stage, object]], identity: Identity
 ) -> Iterator[tuple[Stage, str]]:
-    digest = identity
+    digest = identity.shared
     for stage, settings in stages:
-        digest = digest_of(digest, stage.name, settings)
+        digest = digest_of(digest, stage.name, settings, identity.own.get(stage.name, ""))
         yield stage, digest
 
 

@@ -111,8 +111,8 @@ class DehazingData:
         self._weights = self._weights_of_kinds()
         self._warn_of_leaks()
 
-    def fingerprint(self) -> list[str]:
-        """Return the version of the built-in images, and a digest of the files that are used.
+    def fingerprint(self) -> dict[str, list[str]]:
+        """Return the version of the built-in images and a digest of the files, by setting.
 
         Raises:
             DataError: If a file is gone.
@@ -122,14 +122,7 @@ class DehazingData:
             "real": self._real.photographs,
             "test": [*self._test.pairs, *self._test.scenes, *self._test.photographs],
         }
-        if not any(used.values()):
-            return [_BUILTIN_VERSION]
-        digest = hashlib.sha256()
-        for role, items in used.items():
-            digest.update(f"{role} {len(items)}\n".encode())
-            for item in items:
-                digest.update(f"{_described(item)}\n".encode())
-        return [_BUILTIN_VERSION, digest.hexdigest()[:16]]
+        return {role: [_BUILTIN_VERSION, *_digest(items)] for role, items in used.items()}
 
     @cached_property
     def training(self) -> Source:
@@ -324,6 +317,16 @@ def spaced(items: Sequence[T], limit: int | None) -> Sequence[T]:
     if limit is None or len(items) <= limit:
         return items
     return [items[len(items) * i // limit] for i in range(limit)]
+
+
+def _digest(items: Sequence[Pair | SceneFile | Path]) -> list[str]:
+    """Return a digest of files, or nothing where there is none."""
+    if not items:
+        return []
+    digest = hashlib.sha256(f"{len(items)}\n".encode())
+    for item in items:
+        digest.update(f"{_described(item)}\n".encode())
+    return [digest.hexdigest()[:16]]
 
 
 def _found(

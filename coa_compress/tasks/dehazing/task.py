@@ -1,6 +1,6 @@
 """Single-image dehazing as a task of coa-compress."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -64,6 +64,18 @@ class DehazingTask:
         }
     )
 
+    read_by: ClassVar[Mapping[str, Collection[str]]] = MappingProxyType(
+        {
+            "real": ("adapt", "measure"),
+            "clip": ("adapt",),
+            "clip_prompts": ("adapt",),
+            "fade_parameters": ("adapt", "measure"),
+            "niqe_parameters": ("adapt", "measure"),
+            "test": ("measure",),
+            "max_test_images": ("measure",),
+        }
+    )
+
     def __init__(self, settings: DehazingSettings | None = None, *, seed: int = 0) -> None:
         self.settings = settings or DehazingSettings()
         self.seed = seed
@@ -98,8 +110,8 @@ class DehazingTask:
         """Return the factory of the teacher and its arguments, to build it again."""
         return f"{HazeUNet.__module__}:{HazeUNet.__qualname__}", {}
 
-    def fingerprint(self) -> list[str]:
-        """Return the version of the built-in images, and a digest of the files that are used.
+    def fingerprint(self) -> dict[str, list[str]]:
+        """Return the version of the built-in images and a digest of the files, by setting.
 
         The digest covers path, size and time of change of each file; no file is opened. The
         parameters of the measures count by their values.
@@ -107,7 +119,7 @@ class DehazingTask:
         Raises:
             DataError: If a file is gone.
         """
-        return [*self.data.fingerprint(), self.no_reference.digest()]
+        return {**self.data.fingerprint(), "fade_parameters": [self.no_reference.digest()]}
 
     def example_input(self) -> Tensor:
         """Return one random input, shape ``(1, 3, *example_size)``, values in ``[0, 1]``."""
