@@ -160,9 +160,9 @@ def render(record: Mapping[str, Any]) -> str:
     for variant in dict.fromkeys(row["variant"] for row in rows):
         chosen = [row for row in rows if row["variant"] == variant]
         found = [row["measures"] for row in chosen]
-        cells = [_spread([m["psnr_db"][split] for m in found], 2) for split in pairs]
-        cells.append(_spread([m["ssim"]["real_pairs"] for m in found], 3))
-        cells += [_spread([m[name]["real"] for m in found], 3) for name in unlabelled]
+        cells = [spread([m["psnr_db"][split] for m in found], 2) for split in pairs]
+        cells.append(spread([m["ssim"]["real_pairs"] for m in found], 3))
+        cells += [spread([m[name]["real"] for m in found], 3) for name in unlabelled]
         lines.append([variant, *cells, f"{statistics.mean(r['seconds'] for r in chosen):.0f}"])
     seeds = sorted({row["seed"] for row in rows if row["variant"] not in _REFERENCES})
     return (
@@ -191,7 +191,7 @@ class _Bench:
             test=str(arguments.data / "test"),
             max_test_images=arguments.images,
         )
-        settings = _with_original_parameters(settings, arguments.data / "iqa")
+        settings = with_original_parameters(settings, arguments.data / "iqa")
         self.task = DehazingTask(settings)
         self.teacher = self.task.build_teacher()
         self.student = self._made(scenes)
@@ -241,7 +241,8 @@ def _recipe(overrides: Sequence[str], arguments: argparse.Namespace) -> Recipe:
     )
 
 
-def _with_original_parameters(settings: DehazingSettings, folder: Path) -> DehazingSettings:
+def with_original_parameters(settings: DehazingSettings, folder: Path) -> DehazingSettings:
+    """Return settings with the original parameters of FADE and NIQE, if a folder holds them."""
     niqe = folder / "niqe_pris_params.npz"
     if not niqe.exists():
         return settings
@@ -258,7 +259,8 @@ def _scenes_alone(train: Path, folder: Path) -> Path:
     return folder
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return a mean as text, and the standard deviation where there are several values."""
     mean = f"{statistics.mean(values):.{digits}f}"
     if len(values) == 1:
         return mean

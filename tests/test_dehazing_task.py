@@ -362,9 +362,21 @@ def test_real_images_are_held_out_for_the_gate(folders):
     data = task_on(folders).data
 
     adapting, judging = set(data.adaptation.images), set(data.gate.images)
-    assert len(judging) == 1
-    assert len(adapting) == 6
+    assert len(judging) == 3
+    assert len(adapting) == 4
     assert not adapting & judging
+
+
+def test_few_photographs_are_said_to_be_few_unless_the_built_in_ones_join(folders, caplog):
+    real = folders / "real"
+    assert task_on(folders, real=f"builtin,{real}").data.gate.images
+    assert not caplog.messages
+
+    assert task_on(folders).data.gate.images
+
+    assert caplog.messages == [
+        f"few real photographs for a verdict, 7: add the built-in ones, task.real=builtin,{real}"
+    ]
 
 
 def test_photographs_beside_the_test_pairs_are_the_real_test(folders):

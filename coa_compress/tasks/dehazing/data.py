@@ -48,6 +48,7 @@ _TRAINING_POOL = (1, 24)
 _VALIDATION_POOL = (2, 15)
 _TEST_POOL = (3, 8)
 _MOST_HELD_OUT = 16
+_FEW_JUDGES = 10
 _MOST_STOPPING = 10
 
 
@@ -207,11 +208,16 @@ class DehazingData:
     @cached_property
     def _real_split(self) -> tuple[list[Shot | Path], list[Shot | Path]]:
         paths = sorted(self._real.photographs, key=lambda path: name_digest(path.name))
-        held = min(_MOST_HELD_OUT, max(1, len(paths) // 5))
+        held = min(_MOST_HELD_OUT, max(1, len(paths) // 2))
         adapting: list[Shot | Path] = list(paths[held:] or paths)
         judging: list[Shot | Path] = list(paths[:held])
-        if len(paths) == 1:
-            _LOG.warning("only one real image, %s: the gate judges on it too", paths[0])
+        if not self._real.builtin and held < _FEW_JUDGES:
+            _LOG.warning(
+                "few real photographs for a verdict, %d: add the built-in ones, "
+                "task.real=builtin,%s",
+                len(paths),
+                ",".join(str(part.path) for part in self._real.contents),
+            )
         if self._real.builtin:
             adapting += simulated_real("train")
             judging += simulated_real("validation")
