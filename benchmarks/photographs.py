@@ -1,14 +1,13 @@
 """How many real photographs an adaptation takes: one student, adapted to few of them and to many.
 
-    python -m benchmarks.photographs [--data DIR] [--counts 10 50 145 500] [--seeds 0 1 2]
+    python -m benchmarks.photographs [--data DIR] [--counts 10 50 145] [--seeds 0 1 2]
         [--work runs/photographs] [--images N] [--quick] [--json FILE]
 
-DIR holds ``train`` (``real_hazy``, and ``real_pairs`` of which only the hazy halves are used),
-``test`` (folders of pairs, and ``real_hazy``) and, where they are to be used, ``iqa`` with the
-original parameters of FADE and NIQE, for the table; the gate has those of this package. The
-photographs of a count are spaced evenly over all; where there are not as many, each is cut into
-quarters. ``recipes/dehaze_photos.yaml`` is run for each seed and count, over one cache of stages.
-Every row is written when it is done, and is not made again.
+DIR holds ``train/real_hazy``, ``test`` (folders of pairs, and ``real_hazy``) and, where they are to
+be used, ``iqa`` with the original parameters of FADE and NIQE, for the table; the gate has those of
+this package. The photographs of a count are spaced evenly over all. ``recipes/dehaze_photos.yaml``
+is run for each seed and count, over one cache of stages. Every row is written when it is done, and
+is not made again.
 """
 
 import argparse
@@ -21,11 +20,12 @@ from benchmarks.ablation import QUICK
 from benchmarks.adapt import spread, with_original_parameters
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.compressor import Compressor
+from coa_compress.errors import DataError
 from coa_compress.recipe.files import load_recipe
 from coa_compress.tasks.dehazing.data import spaced
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.task import DehazingTask
-from coa_compress.tasks.images import list_images, read_image, write_image
+from coa_compress.tasks.images import list_images
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RECIPE = _ROOT / "recipes" / "dehaze_photos.yaml"
@@ -88,10 +88,10 @@ def render(record: Mapping[str, Any]) -> str:
     return (
         f"{markdown_table(['photographs', 'accepted', *shown, 'seconds'], lines)}\n\n"
         f"The student of `recipes/dehaze_photos.yaml`, which the gate returned. Fewer than {_FEW} "
-        f"photographs are joined by the built-in ones; of {record['available']} there were, for "
-        f"more each was cut into quarters. Seconds: of the adaptation and its gate. Seeds: "
-        f"{', '.join(map(str, seeds))}; means, and ± the standard deviation. On "
-        f"{record['device_name']}, {record['threads']} threads. Made by `{record['command']}`."
+        f"photographs are joined by the built-in ones; there were {record['available']}. Seconds: "
+        f"of the adaptation and its gate. Seeds: {', '.join(map(str, seeds))}; means, and ± the "
+        f"standard deviation. On {record['device_name']}, {record['threads']} threads. "
+        f"Made by `{record['command']}`."
     )
 
 
@@ -100,12 +100,13 @@ class _Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        train = arguments.data / "train"
-        self.found = [
-            path
-            for folder in (train / "real_hazy", train / "real_pairs" / "hazy")
-            for path in list_images(folder)
-        ]
+        self.found = list_images(arguments.data / "train" / "real_hazy")
+        if max(arguments.counts) > len(self.found):
+            message = (
+                f"--counts {max(arguments.counts)} is more than the {len(self.found)} photographs "
+                f"of {arguments.data / 'train' / 'real_hazy'}: ask for fewer"
+            )
+            raise DataError(message)
         settings = DehazingSettings(
             test=("builtin", str(arguments.data / "test")), max_test_images=arguments.images
         )
@@ -133,32 +134,17 @@ class _Bench:
         """Return the setting that names a folder of so many photographs, which is made."""
         folder = self.arguments.work / "photographs" / str(count)
         folder.mkdir(parents=True, exist_ok=True)
-        if count <= len(self.found):
-            for path in spaced(self.found, count):
-                link = folder / path.name
-                if not link.exists():
-                    link.symlink_to(path.resolve())
-        else:
-            _quarter(self.found, count, folder)
+        for path in spaced(self.found, count):
+            link = folder / path.name
+            if not link.exists():
+                link.symlink_to(path.resolve())
         return f"builtin,{folder}" if count < _FEW else str(folder)
-
-
-def _quarter(photographs: Sequence[Path], count: int, folder: Path) -> None:
-    """Write the quarters of photographs until there are so many files."""
-    places = [(path, row, column) for row in (0, 1) for column in (0, 1) for path in photographs]
-    for path, row, column in places[:count]:
-        file = folder / f"{path.stem}-{row}{column}.png"
-        if not file.exists():
-            image = read_image(path)
-            height, width = image.shape[1] // 2, image.shape[2] // 2
-            top, left = row * height, column * width
-            write_image(image[:, top : top + height, left : left + width], file)
 
 
 def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.photographs", description=__doc__)
     parser.add_argument("--data", type=Path, default=_DATA)
-    parser.add_argument("--counts", type=int, nargs="+", default=[10, 50, 145, 500])
+    parser.add_argument("--counts", type=int, nargs="+", default=[10, 50, 145])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/photographs"))
     parser.add_argument("--images", type=int, help="most test images of a split")

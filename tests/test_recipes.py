@@ -8,7 +8,7 @@ import pytest
 from small_runs import BUILTIN_WEIGHTS
 
 from coa_compress.recipe.ablation import load_ablation
-from coa_compress.recipe.files import load_recipe
+from coa_compress.recipe.files import load_recipe, recipe_digest
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if path.name != "ablation.yaml")
@@ -35,6 +35,13 @@ def places(images):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads(path):
     assert load_recipe(path).name == path.stem
+
+
+def test_own_photographs_are_given_to_the_student_of_the_main_job():
+    main, own = (load_recipe(FOLDER / f"{name}.yaml") for name in ("dehaze", "dehaze_photos"))
+
+    assert recipe_digest(main, until="distill") == recipe_digest(own, until="distill")
+    assert recipe_digest(main, until="adapt") != recipe_digest(own, until="adapt")
 
 
 @needs_teacher
