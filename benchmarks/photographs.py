@@ -1,13 +1,13 @@
 """How many real photographs an adaptation takes: one student, adapted to few of them and to many.
 
-    python -m benchmarks.photographs [--data DIR] [--counts 10 50 145] [--seeds 0 1 2]
+    python -m benchmarks.photographs [--data DIR] [--counts 0 10 50 145] [--seeds 0 1 2]
         [--work runs/photographs] [--images N] [--quick] [--json FILE]
 
 DIR holds ``train/real_hazy``, ``test`` (folders of pairs, and ``real_hazy``) and, where they are to
 be used, ``iqa`` with the original parameters of FADE and NIQE, for the table; the gate has those of
-this package. The photographs of a count are spaced evenly over all. ``recipes/dehaze_photos.yaml``
-is run for each seed and count, over one cache of stages. Every row is written when it is done, and
-is not made again.
+this package. The photographs of a count are spaced evenly over all, and the built-in ones are
+beside them. ``recipes/dehaze_photos.yaml`` is run for each seed and count, over one cache of stages.
+Every row is written when it is done, and is not made again.
 """
 
 import argparse
@@ -31,7 +31,6 @@ _ROOT = Path(__file__).resolve().parent.parent
 _RECIPE = _ROOT / "recipes" / "dehaze_photos.yaml"
 _JSON = Path(__file__).resolve().parent / "results" / "photographs.json"
 _DATA = _ROOT.parent / "shared" / "data"
-_FEW = 20
 _SHOWN = {
     "FADE, real photos": ("fade", "real", 3),
     "NIQE, real photos": ("niqe", "real", 3),
@@ -57,10 +56,10 @@ def main(given: Sequence[str] | None = None) -> None:
         for count in (None, *arguments.counts):
             if any((row["photographs"], row["seed"]) == (count, seed) for row in rows):
                 continue
-            print(f"{count or 'no'} photographs, seed {seed}", flush=True)
+            what = "not adapted" if count is None else f"{count} photographs"
+            print(f"{what}, seed {seed}", flush=True)
             rows.append({"photographs": count, "seed": seed, **bench.row(count, seed)})
-            record = {**new_record("photographs", given), "available": len(bench.found)}
-            record["rows"] = rows
+            record = {**new_record("photographs", given), "rows": rows}
             write_record(arguments.json, record)
             print(render(record), flush=True)
 
@@ -78,7 +77,7 @@ def render(record: Mapping[str, Any]) -> str:
     for count in counts:
         chosen = [row for row in rows if row["photographs"] == count]
         verdicts = [row["gate"]["accepted"] for row in chosen if row["gate"]]
-        cells = ["not adapted" if count is None else str(count)]
+        cells = ["not adapted" if count is None else str(count or "built-in ones alone")]
         cells.append(f"{sum(verdicts)} of {len(verdicts)}" if verdicts else "")
         for name, split, digits in shown.values():
             cells.append(spread([row["measures"][name][split] for row in chosen], digits))
@@ -87,11 +86,10 @@ def render(record: Mapping[str, Any]) -> str:
     seeds = sorted({row["seed"] for row in rows})
     return (
         f"{markdown_table(['photographs', 'accepted', *shown, 'seconds'], lines)}\n\n"
-        f"The student of `recipes/dehaze_photos.yaml`, which the gate returned. Fewer than {_FEW} "
-        f"photographs are joined by the built-in ones; there were {record['available']}. Seconds: "
-        f"of the adaptation and its gate. Seeds: {', '.join(map(str, seeds))}; means, and ± the "
-        f"standard deviation. On {record['device_name']}, {record['threads']} threads. "
-        f"Made by `{record['command']}`."
+        f"The student of `recipes/dehaze_photos.yaml`, which the gate returned; the "
+        f"built-in photographs are there beside so many others. Seconds: of the adaptation and its "
+        f"gate. Seeds: {', '.join(map(str, seeds))}; means, and ± the standard deviation. On "
+        f"{record['device_name']}, {record['threads']} threads. Made by `{record['command']}`."
     )
 
 
@@ -120,7 +118,7 @@ class _Bench:
             seed: Of the whole run.
         """
         work, settings = self.arguments.work, QUICK if self.arguments.quick else ()
-        run = work / f"{count or 'none'}-seed-{seed}"
+        run = work / f"{'none' if count is None else count}-seed-{seed}"
         real = "stages.adapt=off" if count is None else f"task.real={self._photographs(count)}"
         overrides = [*settings, real, f"seed={seed}", f"out={run}", "stages.measure=off"]
         done = Compressor(recipe=load_recipe(_RECIPE, overrides)).run(cache=work / "cache")
@@ -131,20 +129,22 @@ class _Bench:
         }
 
     def _photographs(self, count: int) -> str:
-        """Return the setting that names a folder of so many photographs, which is made."""
+        """Return what is adapted to: the built-in ones, and a folder of so many, which is made."""
+        if not count:
+            return "builtin"
         folder = self.arguments.work / "photographs" / str(count)
         folder.mkdir(parents=True, exist_ok=True)
         for path in spaced(self.found, count):
             link = folder / path.name
             if not link.exists():
                 link.symlink_to(path.resolve())
-        return f"builtin,{folder}" if count < _FEW else str(folder)
+        return f"builtin,{folder}"
 
 
 def _parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.photographs", description=__doc__)
     parser.add_argument("--data", type=Path, default=_DATA)
-    parser.add_argument("--counts", type=int, nargs="+", default=[10, 50, 145])
+    parser.add_argument("--counts", type=int, nargs="+", default=[0, 10, 50, 145])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/photographs"))
     parser.add_argument("--images", type=int, help="most test images of a split")

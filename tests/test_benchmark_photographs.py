@@ -28,19 +28,11 @@ def test_a_number_of_photographs_is_spaced_over_all(data, tmp_path):
 
     few = made._photographs(3).removeprefix("builtin,")
 
+    assert made._photographs(0) == "builtin"
     assert few == str(tmp_path / "work/photographs/3")
     assert [path.resolve() for path in list_images(tmp_path / "work/photographs/3")] == [
         made.found[len(made.found) * i // 3].resolve() for i in range(3)
     ]
-
-
-def test_the_built_in_photographs_join_few_alone(data, tmp_path, monkeypatch):
-    made = bench(data, tmp_path, 3)
-    assert made._photographs(3).startswith("builtin,")
-
-    monkeypatch.setattr(photographs, "_FEW", 3)
-
-    assert not made._photographs(3).startswith("builtin,")
 
 
 def test_more_than_there_are_is_an_error(data, tmp_path):
@@ -55,15 +47,19 @@ def test_more_than_there_are_is_an_error(data, tmp_path):
 def test_rows_are_made_once_and_shown(data, tmp_path, capsys):
     file = tmp_path / "photographs.json"
     arguments = ["--quick", "--data", str(data), "--work", str(tmp_path / "work")]
-    arguments += ["--json", str(file), "--counts", "3"]
+    arguments += ["--json", str(file), "--counts", "0", "3"]
 
     photographs.main(arguments)
     shown = capsys.readouterr().out
     photographs.main(arguments)
 
     record = read_record(file)
-    assert [(row["photographs"], row["seed"]) for row in record["rows"]] == [(None, 0), (3, 0)]
-    assert [row["gate"] is None for row in record["rows"]] == [True, False]
+    assert [(row["photographs"], row["seed"]) for row in record["rows"]] == [
+        (None, 0),
+        (0, 0),
+        (3, 0),
+    ]
+    assert [row["gate"] is None for row in record["rows"]] == [True, False, False]
     assert photographs.render(record) in shown
-    assert "no photographs, seed 0" in shown
+    assert "not adapted, seed 0" in shown
     assert not capsys.readouterr().out
