@@ -6,8 +6,8 @@
 DIR holds ``train/real_hazy``, ``test`` (folders of pairs, and ``real_hazy``) and, where they are to
 be used, ``iqa`` with the original parameters of FADE and NIQE, for the table; the gate has those of
 this package. The photographs of a count are spaced evenly over all, and the built-in ones are
-beside them. ``recipes/dehaze_photos.yaml`` is run for each seed and count, over one cache of stages.
-Every row is written when it is done, and is not made again.
+beside them. ``recipes/dehaze_photos.yaml`` is run for each seed and count, over one cache of
+stages. Every row is written when it is done, and is not made again.
 """
 
 import argparse

@@ -85,13 +85,15 @@ def with_table(page: str, name: str, table: str) -> str:
 
     >>> with_table("<!-- table: a -->\nold\n<!-- end table -->", "a", "new")
     '<!-- table: a -->\nnew\n<!-- end table -->'
+    >>> with_table("<!-- table: a -->\n<!-- end table -->", "a", "new")
+    '<!-- table: a -->\nnew\n<!-- end table -->'
     """
-    start, end = f"<!-- table: {name} -->\n", "\n<!-- end table -->"
+    start, end = f"<!-- table: {name} -->\n", "<!-- end table -->"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(page):
-        message = f"no place for the table {name!r}: add {start.strip()} and {end.strip()}"
+        message = f"no place for the table {name!r}: add {start.strip()} and {end}"
         raise DataError(message)
-    return pattern.sub(lambda _: f"{start}{table}{end}", page)
+    return pattern.sub(lambda _: f"{start}{table}\n{end}", page)
 
 
 def _shown(argument: str) -> str:
