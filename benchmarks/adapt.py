@@ -12,7 +12,6 @@ again.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.model_card import Unchanged
-from benchmarks.records import markdown_table, new_record, read_record, write_record
+from benchmarks.records import add_rows, averages, markdown_table, new_record
 from coa_compress.compressor import Compressor, open_student
 from coa_compress.errors import DataError
 from coa_compress.protocols import SilentObserver
@@ -133,19 +132,16 @@ def main(given: Sequence[str] | None = None) -> None:
         given: What follows the name of the module; None for the arguments of this process.
     """
     arguments = _parsed(given)
-    record = read_record(arguments.json) if arguments.json.exists() else None
-    rows: list[dict[str, Any]] = [] if record is None else list(record["rows"])
-    bench = _Bench(arguments)
     wanted = [(name, 0) for name in _REFERENCES]
     wanted += [(v, s) for v in arguments.variants for s in arguments.seeds]
-    for variant, seed in wanted:
-        if any((row["variant"], row["seed"]) == (variant, seed) for row in rows):
-            continue
-        print(f"{variant}, seed {seed}", flush=True)
-        rows.append({"variant": variant, "seed": seed, **bench.row(variant, seed)})
-        record = {**new_record("adapt", given), "keep_macs": arguments.keep, "rows": rows}
-        write_record(arguments.json, record)
-        print(render(record), flush=True)
+    add_rows(
+        arguments.json,
+        ("variant", "seed"),
+        wanted,
+        make=_Bench(arguments).row,
+        record=lambda: {**new_record("adapt", given), "keep_macs": arguments.keep},
+        render=render,
+    )
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -156,14 +152,12 @@ def render(record: Mapping[str, Any]) -> str:
     pairs = [split for split in measures["psnr_db"] if split != "real"]
     head = ["adaptation", *(f"PSNR dB, {split}" for split in pairs), "SSIM, real_pairs"]
     head += [f"{_SHOWN[name]}, real photos" for name in unlabelled] + ["seconds"]
-    lines = []
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        chosen = [row for row in rows if row["variant"] == variant]
-        found = [row["measures"] for row in chosen]
-        cells = [spread([m["psnr_db"][split] for m in found], 2) for split in pairs]
-        cells.append(spread([m["ssim"]["real_pairs"] for m in found], 3))
-        cells += [spread([m[name]["real"] for m in found], 3) for name in unlabelled]
-        lines.append([variant, *cells, f"{statistics.mean(r['seconds'] for r in chosen):.0f}"])
+    columns = [("psnr_db", split, 2) for split in pairs]
+    columns += [("ssim", "real_pairs", 3), *((name, "real", 3) for name in unlabelled)]
+    lines = [
+        [variant, *averages([row for row in rows if row["variant"] == variant], columns)]
+        for variant in dict.fromkeys(row["variant"] for row in rows)
+    ]
     seeds = sorted({row["seed"] for row in rows if row["variant"] not in _REFERENCES})
     return (
         f"{markdown_table(head, lines)}\n\nA student of {record['keep_macs']:.1%} of the MACs of "
@@ -198,6 +192,7 @@ class _Bench:
 
     def row(self, variant: str, seed: int) -> dict[str, Any]:
         """Return the measures of the student, adapted as a variant says."""
+        print(f"{variant}, seed {seed}", flush=True)
         references = {_INPUT: Unchanged(), _TEACHER: self.teacher, _STUDENT: self.student}
         began = time.perf_counter()
         model = references.get(variant)
@@ -257,14 +252,6 @@ def _scenes_alone(train: Path, folder: Path) -> Path:
         if not link.exists():
             link.symlink_to((train / name).resolve())
     return folder
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return a mean as text, and the standard deviation where there are several values."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _parsed(given: Sequence[str] | None) -> argparse.Namespace:

@@ -11,14 +11,13 @@ stages. Every row is written when it is done, and is not made again.
 """
 
 import argparse
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation import QUICK
-from benchmarks.adapt import spread, with_original_parameters
-from benchmarks.records import markdown_table, new_record, read_record, write_record
+from benchmarks.adapt import with_original_parameters
+from benchmarks.records import add_rows, averages, markdown_table, new_record
 from coa_compress.compressor import Compressor
 from coa_compress.errors import DataError
 from coa_compress.recipe.files import load_recipe
@@ -49,19 +48,14 @@ def main(given: Sequence[str] | None = None) -> None:
         given: What follows the name of the module; None for the arguments of this process.
     """
     arguments = _parsed(given)
-    record = read_record(arguments.json) if arguments.json.exists() else None
-    rows: list[dict[str, Any]] = [] if record is None else list(record["rows"])
-    bench = _Bench(arguments)
-    for seed in arguments.seeds:
-        for count in (None, *arguments.counts):
-            if any((row["photographs"], row["seed"]) == (count, seed) for row in rows):
-                continue
-            what = "not adapted" if count is None else f"{count} photographs"
-            print(f"{what}, seed {seed}", flush=True)
-            rows.append({"photographs": count, "seed": seed, **bench.row(count, seed)})
-            record = {**new_record("photographs", given), "rows": rows}
-            write_record(arguments.json, record)
-            print(render(record), flush=True)
+    add_rows(
+        arguments.json,
+        ("photographs", "seed"),
+        [(count, seed) for seed in arguments.seeds for count in (None, *arguments.counts)],
+        make=_Bench(arguments).row,
+        record=lambda: new_record("photographs", given),
+        render=render,
+    )
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -79,10 +73,7 @@ def render(record: Mapping[str, Any]) -> str:
         verdicts = [row["gate"]["accepted"] for row in chosen if row["gate"]]
         cells = ["not adapted" if count is None else str(count or "built-in ones alone")]
         cells.append(f"{sum(verdicts)} of {len(verdicts)}" if verdicts else "")
-        for name, split, digits in shown.values():
-            cells.append(spread([row["measures"][name][split] for row in chosen], digits))
-        cells.append(f"{statistics.mean(row['seconds'] for row in chosen):.0f}")
-        lines.append(cells)
+        lines.append([*cells, *averages(chosen, shown.values())])
     seeds = sorted({row["seed"] for row in rows})
     return (
         f"{markdown_table(['photographs', 'accepted', *shown, 'seconds'], lines)}\n\n"
@@ -117,6 +108,8 @@ class _Bench:
             count: How many; None for no adaptation.
             seed: Of the whole run.
         """
+        what = "not adapted" if count is None else f"{count} photographs"
+        print(f"{what}, seed {seed}", flush=True)
         work, settings = self.arguments.work, QUICK if self.arguments.quick else ()
         run = work / f"{'none' if count is None else count}-seed-{seed}"
         real = "stages.adapt=off" if count is None else f"task.real={self._photographs(count)}"

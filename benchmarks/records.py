@@ -8,9 +8,10 @@ A record is a JSON object: ``schema_version``, ``benchmark``, ``command``, ``wri
 import json
 import re
 import shlex
+import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,64 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def add_rows(
+    path: Path,
+    keys: Sequence[str],
+    wanted: Iterable[tuple[Any, ...]],
+    *,
+    make: Callable[..., Mapping[str, Any]],
+    record: Callable[[], Mapping[str, Any]],
+    render: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """Make the rows that a record lacks; it is written, and its table printed, after each.
+
+    Args:
+        path: The file of the record; what is there stays.
+        keys: Names of the values that tell rows apart.
+        wanted: Those values of each row, in order.
+        make: Returns the rest of a row, given those values.
+        record: Returns the record without its rows.
+        render: Returns the table of a record.
+    """
+    rows = list(read_record(path)["rows"]) if path.exists() else []
+    for values in wanted:
+        place = dict(zip(keys, values, strict=True))
+        if any(all(row[key] == value for key, value in place.items()) for row in rows):
+            continue
+        rows.append({**place, **make(*values)})
+        document = {**record(), "rows": rows}
+        write_record(path, document)
+        print(render(document), flush=True)
+
+
+def averages(
+    rows: Sequence[Mapping[str, Any]], columns: Iterable[tuple[str, str, int]]
+) -> list[str]:
+    """Return the means of some measures of rows as texts, and of their seconds.
+
+    Args:
+        rows: With ``measures`` and ``seconds``, alike but for their seeds.
+        columns: Name, split and decimal places of each measure.
+    """
+    cells = [
+        spread([row["measures"][name][split] for row in rows], digits)
+        for name, split, digits in columns
+    ]
+    return [*cells, f"{statistics.mean(row['seconds'] for row in rows):.0f}"]
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return a mean as text, and the standard deviation where there are several values.
+
+    >>> spread([1.0], 1), spread([1.0, 3.0], 1)
+    ('1.0', '2.0 ± 1.4')
+    """
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def with_table(page: str, name: str, table: str) -> str:

@@ -8,7 +8,6 @@ trained on; those on ``test`` are only shown. Rows that are in the file are not 
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks.networks.published import default_data
-from benchmarks.records import markdown_table, new_record, read_record, write_record
+from benchmarks.records import markdown_table, new_record, read_record, spread, write_record
 from coa_compress.errors import DataError, SettingError
 from coa_compress.tasks.dehazing.data import spaced, splits_of
 from coa_compress.tasks.dehazing.dice import Dice
@@ -167,7 +166,7 @@ def render(record: Mapping[str, Any]) -> str:
     lines = [[_INPUT, *[f"{record['input'][split]:.2f}" for split in splits]]]
     for arm in dict.fromkeys(row["arm"] for row in record["rows"]):
         rows = [row["psnr_db"] for row in record["rows"] if row["arm"] == arm]
-        lines.append([arm, *[_spread([row[split] for row in rows]) for split in splits]])
+        lines.append([arm, *[spread([row[split] for row in rows], 2) for split in splits]])
     seeds = sorted({row["seed"] for row in record["rows"]})
     table = markdown_table(["trained on", *[f"{s}, dB" for s in splits]], lines)
     return (
@@ -175,11 +174,6 @@ def render(record: Mapping[str, Any]) -> str:
         f"{record['batch']} crops of {_CROP} x {_CROP}; PSNR on whole images, seeds "
         f"{', '.join(map(str, seeds))}. Made by `{record['command']}`."
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _arm(name: str) -> Arm:
