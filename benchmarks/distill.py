@@ -33,10 +33,11 @@ from coa_compress.stages.refit import Refit, RefitSettings
 from coa_compress.stages.score import Score, ScoreSettings
 from coa_compress.stages.state import Context, Stage, State, needed
 from coa_compress.structure.analysis import analyze
-from coa_compress.tasks.dehazing.data import spaced
-from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
+from coa_compress.tasks.dehazing.judging import Judge
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.task import DehazingTask
+from coa_compress.tasks.folders import spaced
+from coa_compress.tasks.measures import capped_psnr_db
 from coa_compress.training.settings import TrainingSettings
 
 _JSON = Path(__file__).resolve().parent / "results" / "distill.json"

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.guidance.clip import ClipEncoder
 from coa_compress.tasks.dehazing.guidance.prompts import Images, learn_prompts, save_prompts
 from coa_compress.tasks.dehazing.sources import PhotographSource
+from coa_compress.tasks.dice import Dice
 from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.tasks.images import list_images
 

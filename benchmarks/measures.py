@@ -23,12 +23,10 @@ from torch.nn import functional
 from benchmarks.networks.published import default_data
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.tasks.dehazing.dark_channel import dark_channel_density
-from coa_compress.tasks.dehazing.data import spaced
 from coa_compress.tasks.dehazing.fade import FadeParameters, fade_features, fade_of
 from coa_compress.tasks.dehazing.folders import Contents, SceneFile, read_folder
 from coa_compress.tasks.dehazing.haze import add_haze, sample_haze, transmission
 from coa_compress.tasks.dehazing.image_statistics import Gaussian
-from coa_compress.tasks.dehazing.measures import in_8_bits
 from coa_compress.tasks.dehazing.niqe import niqe_of, patch_features
 from coa_compress.tasks.dehazing.no_reference import NoReference
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
@@ -39,8 +37,9 @@ from coa_compress.tasks.dehazing.reference_statistics import (
     read_niqe_reference,
 )
 from coa_compress.tasks.dehazing.scenes import Scene
-from coa_compress.tasks.dehazing.sources import name_digest
+from coa_compress.tasks.folders import name_digest, spaced
 from coa_compress.tasks.images import list_images, read_image, read_levels, to_float
+from coa_compress.tasks.measures import in_8_bits
 
 Values = dict[str, list[float]]
 """Measure name to one value for each image."""

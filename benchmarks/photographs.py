@@ -21,9 +21,9 @@ from benchmarks.records import add_rows, averages, markdown_table, new_record
 from coa_compress.compressor import Compressor
 from coa_compress.errors import DataError
 from coa_compress.recipe.files import load_recipe
-from coa_compress.tasks.dehazing.data import spaced
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.task import DehazingTask
+from coa_compress.tasks.folders import spaced
 from coa_compress.tasks.images import list_images
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -32,9 +32,10 @@ from coa_compress.scoring.catalog import SCORERS
 from coa_compress.stages.score import squared_error
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
+from coa_compress.tasks.dehazing.judging import Judge
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.task import DehazingTask
+from coa_compress.tasks.measures import capped_psnr_db
 
 _RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "dehaze.yaml"
 _QUICK = {"keep": [0.25], "images": [8], "positions": [256], "rounds": [1]}

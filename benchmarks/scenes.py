@@ -20,8 +20,7 @@ from torch import nn
 from benchmarks.networks.published import default_data
 from benchmarks.records import markdown_table, new_record, read_record, spread, write_record
 from coa_compress.errors import DataError, SettingError
-from coa_compress.tasks.dehazing.data import spaced, splits_of
-from coa_compress.tasks.dehazing.dice import Dice
+from coa_compress.tasks.dehazing.data import splits_of
 from coa_compress.tasks.dehazing.folders import SceneFile, read_folder
 from coa_compress.tasks.dehazing.hazing import HazeSettings
 from coa_compress.tasks.dehazing.judging import Judge
@@ -29,6 +28,8 @@ from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
 from coa_compress.tasks.dehazing.networks import HazeUNet
 from coa_compress.tasks.dehazing.scenes import Scene, render_clutter, scene_pool
 from coa_compress.tasks.dehazing.sources import Example, Mixture, SceneSource, Source
+from coa_compress.tasks.dice import Dice
+from coa_compress.tasks.folders import spaced
 from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.training.loop import TrainingJob, fit
 from coa_compress.training.settings import TrainingSettings

@@ -20,6 +20,7 @@ from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import ModelError, RecipeError, RunError, WeightsError, first_line
 from coa_compress.factories import build_network, is_factory, working_directory_importable
 from coa_compress.protocols import (
+    Deployed,
     Fingerprinted,
     Observer,
     ReadByStage,
@@ -30,6 +31,7 @@ from coa_compress.protocols import (
 from coa_compress.provenance import best_device, usable_device
 from coa_compress.recipe.assembly import plain, plain_recipe
 from coa_compress.recipe.files import (
+    GENERIC_TASK,
     SCHEMA,
     TASKS,
     default_recipe,
@@ -313,16 +315,20 @@ def open_network(factory: str, weights: Path | None = None) -> nn.Module:
     return network
 
 
-def open_student(source: str, weights: Path | None = None) -> tuple[nn.Module, Task]:
+def open_student(
+    source: str, weights: Path | None = None, *, task: str = ""
+) -> tuple[nn.Module, Task]:
     """Return a network to use, and the task that knows its files.
 
     Args:
-        source: A run folder, a student folder, ``builtin:teacher``, or ``package.module:factory``,
-            whose network is taken for a dehazing one.
+        source: A run folder, a student folder, ``builtin:teacher``, or ``package.module:factory``.
         weights: Weights of a factory, as in ``open_network``.
+        task: Name of the task; by default that of the run or the student, and the generic one,
+            ``restoration``, for a factory.
 
     Raises:
         ModelError: If a factory cannot be used.
+        RegistryError: If there is no such task.
         WeightsError: If there is no student, or the weights do not fit, or are given for a network
             that has its own.
 
@@ -331,7 +337,7 @@ def open_student(source: str, weights: Path | None = None) -> tuple[nn.Module, T
     coa_compress.errors.WeightsError: no student in nowhere: give a run folder, or builtin:teacher
     """
     if is_factory(source):
-        return open_network(source, weights).to(best_device()), TASKS.get(_BUILTIN_TASK)()
+        return open_network(source, weights).to(best_device()), TASKS.get(task or GENERIC_TASK)()
     if weights is not None:
         message = f"{source} has weights of its own: give {weights} to package.module:factory only"
         raise WeightsError(message)
@@ -339,22 +345,24 @@ def open_student(source: str, weights: Path | None = None) -> tuple[nn.Module, T
         if source != f"{_BUILTIN}teacher":
             message = f"there is no {source}: the only built-in network is builtin:teacher"
             raise WeightsError(message)
-        task = TASKS.get(_BUILTIN_TASK)()
-        return task.build_teacher().to(best_device()), task
+        teacher = TASKS.get(_BUILTIN_TASK)().build_teacher()
+        return teacher.to(best_device()), TASKS.get(task or _BUILTIN_TASK)()
     folders = [Path(source), Path(source) / "student"]
     folder = next((path for path in folders if (path / STUDENT_RECORD).is_file()), None)
     if folder is None:
         message = f"no student in {source}: give a run folder, or builtin:teacher"
         raise WeightsError(message)
-    task = read_student_record(folder).task
-    if "class" in task:
-        message = f"the student in {folder} has a task of its own, {task['class']}: "
-        message += "use coa_compress.load from Python"
+    recorded = read_student_record(folder).task
+    if "class" in recorded and not task:
+        message = f"the student in {folder} has a task of its own, {recorded['class']}: "
+        message += "name another with --task, or use coa_compress.load from Python"
         raise WeightsError(message)
-    task_class = TASKS.get(task.get("name", ""))
+    task_class = TASKS.get(task or recorded.get("name", ""))
+    settled = issubclass(task_class, Deployed) and task in ("", recorded.get("name"))
+    used = task_class.deployed(recorded) if settled else task_class()
     with working_directory_importable():
         student = load_student(folder)
-    return student.to(best_device()), task_class()
+    return student.to(best_device()), used
 
 
 def _path_of(kind: type) -> str:

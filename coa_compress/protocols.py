@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +139,15 @@ class Deployable(Protocol):
         self, model: nn.Module, data: Path, progress: "Progress"
     ) -> dict[str, dict[str, float]]:
         """Return measurements on a folder of pairs: measure, then split, then value."""
+
+
+@runtime_checkable
+class Deployed(Protocol):
+    """A class of tasks some of whose settings say how a saved student is used and judged."""
+
+    @classmethod
+    def deployed(cls, settings: Mapping[str, Any]) -> Task:
+        """Return the task with those settings of a recipe; its folders need not be there."""
 
 
 @runtime_checkable

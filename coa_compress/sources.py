@@ -11,10 +11,9 @@ from coa_compress.compressor import open_network, open_student
 from coa_compress.errors import ModelError
 from coa_compress.factories import is_factory
 from coa_compress.protocols import Task
-from coa_compress.recipe.files import TASKS
+from coa_compress.recipe.files import GENERIC_TASK, TASKS
 
 _SIZE = re.compile(r"(\d{1,5})[xX](\d{1,5})", re.ASCII)
-_GENERIC_TASK = "self_distillation"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +88,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def _open_factory(factory: str, size: tuple[int, int] | None, weights: Path | None) -> Source:
     network = open_network(factory, weights)
-    task_class = TASKS.get(_GENERIC_TASK)
+    task_class = TASKS.get(GENERIC_TASK)
     settings = task_class.Settings() if size is None else task_class.Settings(example_size=size)
     task = task_class(settings, model=network)
     return Source(factory, network, task, task.example_input())

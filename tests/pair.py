@@ -19,7 +19,7 @@ from coa_compress.training.state import CHECKPOINT_NAME
 RUN = """\
 name: small
 device: cpu
-task: {name: self_distillation}
+task: {name: restoration}
 stages:
   score: {scorer: magnitude}
   allocate: {keep_macs: 0.6, round_to: 2, min_channels: 2, allocator: uniform}

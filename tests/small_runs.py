@@ -24,7 +24,7 @@ BUILTIN_WEIGHTS = (
 SELF = """\
 name: small
 device: cpu
-task: {name: self_distillation, crop: 16, example_size: [16, 16], calibration_images: 2,
+task: {name: restoration, crop: 16, example_size: [16, 16], calibration_images: 2,
        validation_images: 1, test_images: 1}
 stages:
   score: {}

@@ -416,12 +416,12 @@ def test_a_run_folder_that_cannot_be_made(place, call):
 
 def test_a_task_that_needs_a_network_says_so(place, call):
     (place / "self.yaml").write_text(
-        "name: mine\ntask: self_distillation\nstages: {measure: }\n", encoding="utf-8"
+        "name: mine\ntask: restoration\nstages: {measure: }\n", encoding="utf-8"
     )
     before = files_in(place)
 
     said = call("recipe", "self.yaml", "--out", "run")
 
-    assert "self_distillation has no network: give --model, or Compressor(model)" in only_line(
+    assert "restoration has no network: give --model, or Compressor(model)" in only_line(
         said, before, place
     )

@@ -56,7 +56,7 @@ def test_a_model_that_cannot_be_compressed_is_one_clear_line(tmp_path, make, err
     [
         ({"stages__prune": "off"}, RecipeError, "stage 'refit' needs stage 'prune': add it"),
         ({"stages__score": "off"}, RecipeError, "stage 'allocate' needs stage 'score'"),
-        ({"stages__adapt": "on"}, RecipeError, "SelfDistillationTask has no real inputs"),
+        ({"stages__adapt": "on"}, RecipeError, "RestorationTask has no real inputs"),
         ({"stages__train": "on"}, CoaError, "stages.train needs ground truth"),
         ({"stages__distill__teacher": "{l11: 1}"}, CoaError, "no loss 'l11': did you mean l1"),
         ({"stages__allocate__keep_macs": 0.01}, BudgetError, r"cannot keep 1.0% of macs .*least"),

@@ -60,6 +60,7 @@ class FakeEngine(types.ModuleType):
         self.resume: bool | None = None
         self.cache: Path | None = None
         self.processes = 0
+        self.named = ""
         self.task: object = Folders()
         self.action = lambda: None
         engine = self
@@ -86,7 +87,8 @@ class FakeEngine(types.ModuleType):
 
         self.Compressor = Compressor
 
-    def open_student(self, source, weights=None):
+    def open_student(self, source, weights=None, *, task=""):
+        self.named = task
         return nn.Identity(), self.task
 
 
@@ -311,6 +313,12 @@ def test_evaluate_prints_a_table(engine, tmp_path, call):
     assert code == 0
     assert out == "measure     a    b\npsnr_db  27.5  inf\nssim     0.91    -\n"
     assert measures_table({}) == "measure"
+    assert engine.named == ""
+
+
+def test_evaluate_takes_another_task(engine, tmp_path, call):
+    assert call("evaluate", "a:B", "--data", tmp_path, "--task", "dehazing")[0] == 0
+    assert engine.named == "dehazing"
 
 
 @pytest.mark.parametrize(
@@ -321,7 +329,7 @@ def test_evaluate_prints_a_table(engine, tmp_path, call):
         ("allocators", "greedy"),
         ("tasks", "dehazing"),
         ("stages", "distill"),
-        ("losses", "self_distillation: l1, ssim"),
+        ("losses", "restoration: l1, charbonnier, psnr, frequency, ssim"),
         ("features", "attention"),
     ],
 )

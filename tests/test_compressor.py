@@ -39,7 +39,8 @@ from coa_compress.profiling.counting import count_macs
 from coa_compress.protocols import SilentObserver
 from coa_compress.report.document import to_document
 from coa_compress.report.write import read_report
-from coa_compress.tasks.self_distillation import SelfDistillationTask
+from coa_compress.tasks.dehazing.task import DehazingTask
+from coa_compress.tasks.restoration.task import RestorationTask
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -321,7 +322,7 @@ def test_a_run_folder_opens_as_a_student_and_its_task(small_default, tmp_path):
     for place in (tmp_path / "run", tmp_path / "run" / "student"):
         student, task = open_student(str(place))
         assert torch.equal(student(EXAMPLE), result.student(EXAMPLE))
-        assert isinstance(task, SelfDistillationTask)
+        assert isinstance(task, RestorationTask)
 
 
 def test_a_task_given_from_python_is_recorded_as_what_it_is(tmp_path):
@@ -331,8 +332,23 @@ def test_a_task_given_from_python_is_recorded_as_what_it_is(tmp_path):
 
     assert f"task: an object of {path}; the task of the recipe was not used" in result.report.notes
     assert torch.equal(load(out / "student")(EXAMPLE), result.student(EXAMPLE))
-    with pytest.raises(WeightsError, match=rf"has a task of its own, {path}: use coa_compress"):
+    with pytest.raises(
+        WeightsError, match=rf"has a task of its own, {path}: name another with --task"
+    ):
         open_student(str(out))
+    _, task = open_student(str(out), task="dehazing")
+    assert isinstance(task, DehazingTask)
+
+
+def test_a_student_is_judged_as_its_recipe_says(tmp_path):
+    recipe = small_recipe(task__colors="y", task__border=2)
+    Compressor(seeded(Plain), recipe=recipe, out=tmp_path / "run").run()
+
+    _, task = open_student(str(tmp_path / "run"))
+
+    assert (task.settings.colors, task.settings.border) == ("y", 2)
+    _, task = open_student(str(tmp_path / "run"), task="dehazing")
+    assert isinstance(task, DehazingTask)
 
 
 def test_a_student_opens_in_another_process(small_default, tmp_path):

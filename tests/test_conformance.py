@@ -20,7 +20,7 @@ SMALL = {
         "calibration_images": 2,
         "example_size": (32, 32),
     },
-    "self_distillation": {
+    "restoration": {
         "crop": 16,
         "example_size": (16, 16),
         "validation_images": 1,
@@ -43,7 +43,7 @@ def test_every_allocator_conforms(name):
 @pytest.mark.parametrize("name", TASKS.names())
 def test_every_task_conforms(name, images):
     task_class = TASKS.get(name)
-    given = {"model": seeded(Plain)} if name == "self_distillation" else {}
+    given = {"model": seeded(Plain)} if name == "restoration" else {}
 
     folders = {split: str(images / split) for split in ("train", "real", "test")}
     settings = SMALL[name] | (folders if name == "dehazing" else {})

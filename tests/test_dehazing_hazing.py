@@ -22,12 +22,12 @@ from coa_compress.tasks.dehazing.camera import (
     through_jpeg,
 )
 from coa_compress.tasks.dehazing.data import DehazingData
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.haze import add_haze, heavy_haze, sample_haze, transmission
 from coa_compress.tasks.dehazing.hazing import HazeSettings, hazed
 from coa_compress.tasks.dehazing.night import glow_profile, night_scene
 from coa_compress.tasks.dehazing.scenes import ScenePool
 from coa_compress.tasks.dehazing.settings import DehazingSettings
+from coa_compress.tasks.dice import Dice
 
 OPTIONS = [field.name for field in fields(HazeSettings)]
 SIZE = (12, 16)

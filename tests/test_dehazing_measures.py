@@ -8,8 +8,8 @@ from coa_compress.errors import DataError
 from coa_compress.tasks.dehazing.guidance.priors import PRIORS
 from coa_compress.tasks.dehazing.haze import add_haze, transmission
 from coa_compress.tasks.dehazing.losses import RESTORATION_LOSSES
-from coa_compress.tasks.dehazing.measures import in_8_bits, psnr_db, ssim
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
+from coa_compress.tasks.measures import in_8_bits, psnr_db, ssim
 
 
 def photograph(name="coffee"):

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from coa_compress.tasks.dehazing import photographs
 from coa_compress.tasks.dehazing.crops import cut_window, random_window
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.photographs import photograph_names, photograph_scenes
 from coa_compress.tasks.dehazing.scenes import ScenePool, render_clutter, render_scene, scene_pool
 from coa_compress.tasks.dehazing.simulated import hazed_by_drift
+from coa_compress.tasks.dice import Dice
 
 SMALL = (48, 64)
 

@@ -26,11 +26,12 @@ from coa_compress.protocols import (
     no_progress,
 )
 from coa_compress.stages.order import STAGES
-from coa_compress.tasks.dehazing.data import DehazingData, spaced
+from coa_compress.tasks.dehazing.data import DehazingData
 from coa_compress.tasks.dehazing.networks import HazeUNet
 from coa_compress.tasks.dehazing.references import known_networks
-from coa_compress.tasks.dehazing.settings import DehazingSettings, MixtureSettings, locations
+from coa_compress.tasks.dehazing.settings import DehazingSettings, MixtureSettings
 from coa_compress.tasks.dehazing.task import DehazingTask
+from coa_compress.tasks.folders import locations, spaced
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

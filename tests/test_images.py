@@ -20,7 +20,7 @@ from coa_compress.tasks.images import (
     to_levels,
     write_image,
 )
-from coa_compress.tasks.tiling import restore_image, size_step, spans
+from coa_compress.tasks.tiling import restore_image, sizes_of, spans
 
 
 def pixels(height=6, width=8, seed=0):
@@ -287,7 +287,7 @@ def test_images_are_padded_to_what_the_network_wants(step, size):
     model = nn.Sequential(nn.PixelUnshuffle(step), nn.PixelShuffle(step))
     image = torch.rand(3, *size)
 
-    assert size_step(model) == step
+    assert sizes_of(model) == (step, 1)
     assert torch.equal(restore_image(model, image), image)
 
 
@@ -301,15 +301,37 @@ def test_what_a_network_wants_is_tried_once():
 
     model = Counting()
 
-    assert [size_step(model), size_step(model), model.calls] == [1, 1, 1]
+    assert [sizes_of(model), sizes_of(model), model.calls] == [(1, 1), (1, 1), 1]
 
 
 def test_a_network_that_rounds_sizes_down_or_keeps_none_is_found_out():
     halved = nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2))
 
-    assert size_step(halved) == 2
-    assert size_step(nn.Conv2d(3, 3, 3)) == 1
-    assert size_step(nn.Conv2d(4, 4, 1), channels=4) == 1
+    assert sizes_of(halved) == (2, 1)
+    assert sizes_of(nn.Conv2d(3, 3, 3)) == (1, 1)
+    assert sizes_of(nn.Conv2d(4, 4, 1), channels=4) == (1, 1)
+
+
+@pytest.mark.parametrize("tile", [9, 1000])
+def test_an_image_may_become_larger_and_of_other_channels(tile):
+    class Enlarging(nn.Module):
+        def forward(self, image):
+            gray = image.mean(dim=1, keepdim=True)
+            return nn.functional.interpolate(gray, scale_factor=3, mode="nearest")
+
+    image = torch.rand(3, 10, 25)
+
+    restored = restore_image(Enlarging(), image, tile=tile, overlap=4)
+
+    wanted = Enlarging()(image[None])[0]
+    torch.testing.assert_close(restored, wanted, rtol=0, atol=1e-6)
+
+
+def test_padding_of_a_larger_image_is_cut_off():
+    model = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 48, 1), nn.PixelShuffle(4))
+
+    assert sizes_of(model) == (2, 2)
+    assert restore_image(model, torch.rand(3, 5, 8)).shape == (3, 10, 16)
 
 
 def test_an_overlap_as_large_as_the_tile_is_refused():

@@ -1,11 +1,13 @@
 """A network that a recipe names: the page about it, and what can go wrong."""
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from small_runs import DEHAZE, SELF, Plain, files_in, in_subprocess, put_image, small_recipe
 
 import coa_compress
@@ -155,6 +157,62 @@ def test_a_published_dehazing_network_is_compressed_adapted_and_used(place, call
         *("--out", "run"),
     )
     assert again.err.count("read from the run folder") == 7
+
+
+UPSCALER = """
+from torch import nn
+
+
+class Upscaler(nn.Sequential):
+    def __init__(self) -> None:
+        layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 12, 3, padding=1)]
+        super().__init__(*layers, nn.PixelShuffle(2))
+"""
+ON_PAIRS = """
+name: on_pairs
+task: {name: restoration, train: pairs/train, test: pairs/test, crop: 16, colors: y, border: 2,
+       calibration_images: 2, validation_images: 1, example_size: [16, 16]}
+stages:
+  train: {training: {steps: 2, batch_size: 2}}
+  score:
+  allocate: {keep_macs: 0.5, round_to: 4, min_channels: 4}
+  prune:
+  refit:
+  distill: {training: {steps: 2, batch_size: 2}}
+  measure: {latency_rounds: 2}
+"""
+
+
+def test_super_resolution_on_pairs_is_compressed_resumed_and_used(place, call):
+    (place / "upscalers.py").write_text(UPSCALER, encoding="utf-8")
+    (place / "pairs.yaml").write_text(ON_PAIRS, encoding="utf-8")
+    for split, count in (("train", 3), ("test", 2)):
+        for number in range(count):
+            put_image(place / f"pairs/{split}/LR/{number}x2.png", number, size=(24, 20))
+            put_image(place / f"pairs/{split}/HR/{number}.png", number, size=(48, 40))
+    made = call("recipe", "pairs.yaml", "--model", "upscalers:Upscaler", "--out", "run")
+
+    assert made.code == 0, made.err
+    report = read_report(place / "run")
+    assert report["allocation"]["macs_kept"] <= 0.5
+    final = report["measurements"]["student"]
+    assert {"psnr_db", "ssim"} < set(final)
+    assert list(final["psnr_db"]) == ["test"]
+    used = call("apply", "run", "pairs/test/LR", "--out", "large")
+    assert used.code == 0, used.err
+    with Image.open(place / "large" / "0x2.png") as image:
+        assert image.size == (48, 40)
+    # as the recipe says: the luma, without the border
+    judged = call("evaluate", "run", "--data", "pairs/test", "--json")
+    found = json.loads(judged.out)["measures"]
+    assert found["psnr_db"]["test"] == pytest.approx(final["psnr_db"]["test"], abs=1e-3)
+    # other test images leave everything before the measurement as it is
+    again = call(
+        *("recipe", "pairs.yaml", "--model", "upscalers:Upscaler", "--out", "run"),
+        *("--set", "task.test=pairs/train"),
+    )
+    assert again.code == 0, again.err
+    assert again.err.count("read from the run folder") == 6
 
 
 def test_a_function_without_annotation_asks_for_it_when_its_student_is_loaded(place, call):

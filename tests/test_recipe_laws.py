@@ -205,7 +205,7 @@ real_stages = pytest.mark.skipif(not SCHEMA.stages, reason="no stages")
 def test_the_default_recipe_needs_no_file():
     recipe = default_recipe()
 
-    assert recipe.task.name == "self_distillation"
+    assert recipe.task.name == "restoration"
     assert parse_recipe(dump_recipe(recipe), source="default") == recipe
 
 

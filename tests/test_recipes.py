@@ -51,7 +51,7 @@ def test_every_recipe_that_compresses_can_be_planned(path, call, images):
     recipe = load_recipe(path)
     if "adapt" in recipe.stages:
         short += ["task.calibration_images=2", *places(images)]
-    if recipe.task.name == "self_distillation":
+    if recipe.task.name == "restoration":
         short = ["task.calibration_images=2", "model=coa_compress.tasks.dehazing.networks:HazeUNet"]
 
     said = call("recipe", path, "--plan", "--set", *short)

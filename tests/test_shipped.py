@@ -28,7 +28,7 @@ def test_a_name_means_the_recipe_that_comes_along(tmp_path, monkeypatch):
 
 def test_a_file_of_that_name_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("dehaze").write_text("name: mine\ntask: {name: self_distillation}\nstages: {score: {}}\n")
+    Path("dehaze").write_text("name: mine\ntask: {name: restoration}\nstages: {score: {}}\n")
 
     assert load_recipe("dehaze").name == "mine"
 

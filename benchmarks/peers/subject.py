@@ -18,10 +18,11 @@ from coa_compress.artifacts import Batch, Cut
 from coa_compress.errors import DataError
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
+from coa_compress.tasks.dehazing.judging import Judge
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.sources import Example
 from coa_compress.tasks.dehazing.task import DehazingTask
+from coa_compress.tasks.measures import capped_psnr_db
 
 TEACHERS = ("builtin", "gcanet", "dehazeformer_t")
 """Names of the teachers."""

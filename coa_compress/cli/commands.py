@@ -174,6 +174,9 @@ def evaluate(
     *,
     data: Annotated[Path, typer.Option(help="A folder of pairs.")],
     weights: Weights = None,
+    task: Annotated[
+        str, typer.Option(help="How to read the folder and what to measure: a name of list tasks.")
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON only; what is not finite is null.")
     ] = False,
@@ -183,9 +186,9 @@ def evaluate(
     with session(interrupted="nothing was changed") as screen:
         from coa_compress.compressor import open_student
 
-        model, task = open_student(source, weights)
-        judge = _deployable(task).evaluate_folder
-        measures = staged(screen, "evaluate", lambda: judge(model, data, screen.on_progress))
+        model, judge = open_student(source, weights, task=task)
+        measure = _deployable(judge).evaluate_folder
+        measures = staged(screen, "evaluate", lambda: measure(model, data, screen.on_progress))
     if as_json:
         typer.echo(measures_json(measures, model=source, data=str(data)))
     else:

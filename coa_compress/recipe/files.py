@@ -18,6 +18,8 @@ from coa_compress.stages.order import STAGES
 
 TASKS: Registry[Any] = Registry("task", group="coa_compress.tasks")
 """Every task class, by name."""
+GENERIC_TASK = "restoration"
+"""Name of the task that suits any network from images to images."""
 SCHEMA = Schema(stages=STAGES, tasks=TASKS)
 """What recipes may hold."""
 
@@ -133,8 +135,8 @@ def default_recipe(*, schema: Schema = SCHEMA) -> Recipe:
     Every setting has its default; the budget is half of the MACs.
     """
     task = TaskChoice(
-        name="self_distillation",
-        settings=schema.task_class("self_distillation").Settings(),
+        name=GENERIC_TASK,
+        settings=schema.task_class(GENERIC_TASK).Settings(),
     )
     given: dict[str, dict[str, Any]] = {name: {} for name in _DEFAULT_STAGES}
     given["allocate"] = {"keep_macs": _DEFAULT_KEEP_MACS}

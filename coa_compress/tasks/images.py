@@ -112,7 +112,8 @@ def write_image(image: Tensor, path: Path) -> None:
     """Write an image as PNG or JPEG, by the suffix; the file is complete or not there at all.
 
     Args:
-        image: Shape ``(3, height, width)``: uint8, or floating point, clamped to ``[0, 1]``.
+        image: Shape ``(3, height, width)``, or ``(1, height, width)`` for a gray one: uint8, or
+            floating point, clamped to ``[0, 1]``.
         path: Where to; its folder is made when absent, an existing file is replaced.
 
     Raises:
@@ -122,7 +123,7 @@ def write_image(image: Tensor, path: Path) -> None:
     if image_format is None:
         message = f"cannot write {path}: choose a name that ends in {', '.join(sorted(_FORMATS))}"
         raise DataError(message)
-    levels = to_levels(image).permute(1, 2, 0).contiguous().cpu().numpy()
+    levels = to_levels(image).permute(1, 2, 0).squeeze(2).contiguous().cpu().numpy()
     encoded = io.BytesIO()
     try:
         Image.fromarray(levels).save(encoded, format=image_format, quality=_JPEG_QUALITY)

@@ -1,6 +1,6 @@
 """A network on one image of any size, in tiles when the image is large."""
 
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,33 +12,54 @@ from coa_compress.profiling.modes import evaluating
 
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 _PROBE = 128
-_FOUND: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_IMAGE_NDIM = 4
 
 
-def size_step(model: nn.Module, *, channels: int = 3) -> int:
-    """Return of what height and width must be a multiple for a network, a power of two up to 64.
-
-    It is found by running the network, once; 1 where it keeps no size at all.
+class Sizes(NamedTuple):
+    """What a network does with the size of an image.
 
     Args:
-        model: A network from images to images of the same size.
+        step: Of what height and width must be a multiple, a power of two up to 64.
+        scale: How many times higher and wider its output is.
+    """
+
+    step: int
+    scale: int
+
+
+_FOUND: WeakKeyDictionary[nn.Module, Sizes] = WeakKeyDictionary()
+
+
+def sizes_of(model: nn.Module, *, channels: int = 3) -> Sizes:
+    """Return what sizes a network takes and makes; found by running it, once.
+
+    Args:
+        model: A network from images to images.
         channels: Channels of its input.
 
-    >>> size_step(nn.Conv2d(3, 3, 3, padding=1))
-    1
-    >>> size_step(nn.Sequential(nn.PixelUnshuffle(4), nn.PixelShuffle(4)))
-    4
+    Returns:
+        ``Sizes(1, 1)`` where the output is no whole multiple of the input at all.
+
+    >>> sizes_of(nn.Conv2d(3, 3, 3, padding=1))
+    Sizes(step=1, scale=1)
+    >>> sizes_of(nn.Sequential(nn.PixelUnshuffle(4), nn.PixelShuffle(4)))
+    Sizes(step=4, scale=1)
+    >>> sizes_of(nn.Sequential(nn.Conv2d(3, 12, 1), nn.PixelShuffle(2)))
+    Sizes(step=1, scale=2)
     """
     if model not in _FOUND:
-        takes = (step for step in _STEPS if _keeps(model, channels, _PROBE + step))
-        _FOUND[model] = next(takes, 1)
+        tries = (Sizes(step, _scale_at(model, channels, _PROBE + step)) for step in _STEPS)
+        _FOUND[model] = next((sizes for sizes in tries if sizes.scale), Sizes(1, 1))
     return _FOUND[model]
 
 
-def _keeps(model: nn.Module, channels: int, side: int) -> bool:
-    image = torch.full((1, channels, side, side), 0.5)
-    output = tried(model, image)
-    return isinstance(output, Tensor) and output.shape == image.shape
+def _scale_at(model: nn.Module, channels: int, side: int) -> int:
+    """Return how many times larger the output of a square image is, 0 for no whole multiple."""
+    output = tried(model, torch.full((1, channels, side, side), 0.5))
+    if not isinstance(output, Tensor) or output.ndim != _IMAGE_NDIM:
+        return 0
+    scale, rest = divmod(output.shape[-1], side)
+    return scale if not rest and output.shape[-2] == output.shape[-1] else 0
 
 
 def tried(model: nn.Module, image: Tensor) -> Any:
@@ -61,41 +82,46 @@ def restore_image(
 
     An image of at most ``tile * tile`` pixels is given whole; a larger one in overlapping tiles
     that are blended linearly. What the network is given is padded at the right and the bottom, by
-    repeating the edge, to a multiple of ``size_step``. The network runs in evaluation mode on its
-    own device.
+    repeating the edge, to a multiple of the step of ``sizes_of``. The network runs in evaluation
+    mode on its own device.
 
     Args:
-        model: A network from images to images of the same size.
-        image: Shape ``(3, height, width)``, values in ``[0, 1]``.
+        model: A network from images to images of the same size, or of a whole multiple of it.
+        image: Shape ``(channels, height, width)``, values in ``[0, 1]``.
         tile: Largest side of a tile in pixels.
         overlap: How far tiles overlap in pixels, below ``tile``.
 
     Returns:
-        Same shape as the image, float32.
+        Float32, shape ``(channels of the output, scale * height, scale * width)``.
 
     Raises:
         SettingError: If the overlap is not in ``[0, tile)``.
-        ModelError: If the network returns something of another shape.
+        ModelError: If the network returns something else.
 
     >>> restore_image(nn.Identity(), torch.ones(3, 5, 7), tile=4, overlap=2).shape
     torch.Size([3, 5, 7])
+    >>> restore_image(nn.Upsample(scale_factor=2), torch.ones(3, 5, 7), tile=4, overlap=2).shape
+    torch.Size([3, 10, 14])
     """
     if not 0 <= overlap < tile:
         message = f"overlap must be at least 0 and below the tile of {tile}, got {overlap}"
         raise SettingError(message)
     height, width = image.shape[-2:]
-    step = size_step(model, channels=image.shape[0])
+    sizes = sizes_of(model, channels=image.shape[0])
+    scale = sizes.scale
+    total, weight = torch.zeros(()), torch.zeros(scale * height, scale * width)
     with evaluating(model), torch.no_grad():
         if height * width <= tile * tile:
-            return _run(model, image, step)
-        total = torch.zeros(image.shape)
-        weight = torch.zeros(height, width)
+            return _run(model, image, sizes)
         for top, bottom in spans(height, tile=tile, overlap=overlap):
             for left, right in spans(width, tile=tile, overlap=overlap):
-                blend = torch.outer(_ramp(bottom - top, overlap), _ramp(right - left, overlap))
-                part = _run(model, image[:, top:bottom, left:right], step)
-                total[:, top:bottom, left:right] += part * blend
-                weight[top:bottom, left:right] += blend
+                part = _run(model, image[:, top:bottom, left:right], sizes)
+                blend = torch.outer(*(_ramp(n, scale * overlap) for n in part.shape[-2:]))
+                rows = slice(scale * top, scale * bottom)
+                columns = slice(scale * left, scale * right)
+                total = total if total.ndim else torch.zeros(len(part), *weight.shape)
+                total[:, rows, columns] += part * blend
+                weight[rows, columns] += blend
     return (total / weight).clamp(0, 1)
 
 
@@ -114,19 +140,21 @@ def spans(length: int, *, tile: int, overlap: int) -> list[tuple[int, int]]:
     return [(start, start + tile) for start in (last * i // (count - 1) for i in range(count))]
 
 
-def _run(model: nn.Module, image: Tensor, step: int) -> Tensor:
+def _run(model: nn.Module, image: Tensor, sizes: Sizes) -> Tensor:
     height, width = image.shape[-2:]
-    padding = (0, -width % step, 0, -height % step)
+    padding = (0, -width % sizes.step, 0, -height % sizes.step)
     padded = functional.pad(image[None], padding, mode="replicate") if any(padding) else image[None]
     output = model(padded.to(next(model.parameters(), image)))
-    if not isinstance(output, Tensor) or output.shape != padded.shape:
+    wanted = tuple(sizes.scale * side for side in padded.shape[-2:])
+    if not isinstance(output, Tensor) or output.ndim != _IMAGE_NDIM or output.shape[-2:] != wanted:
         found = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
         message = (
             f"{type(model).__name__} makes {found} of an image of {tuple(padded.shape[1:])}: "
-            "give a network that keeps the size"
+            "give a network that keeps the size, or multiplies it by a whole number"
         )
         raise ModelError(message)
-    return output[0, :, :height, :width].float().cpu().clamp(0, 1)
+    kept = output[0, :, : sizes.scale * height, : sizes.scale * width]
+    return kept.float().cpu().clamp(0, 1)
 
 
 def _ramp(length: int, overlap: int) -> Tensor:

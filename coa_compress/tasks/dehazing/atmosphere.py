@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.noise import fractal_noise
+from coa_compress.tasks.dice import Dice
 
 _DRIFT = (0.15, 0.6)
 _DEPTH_NOISE = (0.05, 0.2)

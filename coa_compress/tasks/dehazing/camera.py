@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from coa_compress.tasks.dehazing.dice import Dice
+from coa_compress.tasks.dice import Dice
 
 _GAMMA = (1.6, 2.4)
 _SHOT_NOISE = (0.0, 0.0015)

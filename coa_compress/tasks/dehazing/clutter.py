@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.noise import fractal_noise
+from coa_compress.tasks.dice import Dice
 
 _TEXTURE_SIDE = 256
 _SMALLEST = 4.0

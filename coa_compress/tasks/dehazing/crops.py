@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coa_compress.tasks.dehazing.dice import Dice
+from coa_compress.tasks.dice import Dice
 from coa_compress.tasks.images import to_float
 
 _GAMMA = (0.7, 1.4)

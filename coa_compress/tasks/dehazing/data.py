@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from coa_compress.errors import DataError
 from coa_compress.tasks.dehazing.folders import (
@@ -20,7 +19,7 @@ from coa_compress.tasks.dehazing.folders import (
 )
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
 from coa_compress.tasks.dehazing.scenes import Scene, ScenePool, scene_pool
-from coa_compress.tasks.dehazing.settings import DehazingSettings, locations
+from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.simulated import Shot, simulated_real
 from coa_compress.tasks.dehazing.sources import (
     Example,
@@ -29,16 +28,20 @@ from coa_compress.tasks.dehazing.sources import (
     PhotographSource,
     SceneSource,
     Source,
-    name_digest,
     pair_example,
     scene_example,
 )
+from coa_compress.tasks.folders import (
+    BUILTIN,
+    digest_of_lines,
+    locations,
+    name_digest,
+    spaced,
+    stamp,
+)
 from coa_compress.tasks.image_cache import ImageCache
 
-T = TypeVar("T")
-
 _LOG = logging.getLogger(__name__)
-_BUILTIN = "builtin"
 # to be raised whenever the built-in scenes, photographs or simulated images change
 _BUILTIN_VERSION = "builtin-1"
 _HELD_OUT = {"outdoor": 0.45, "indoor": 0.25, "pairs": 0.25}
@@ -123,7 +126,10 @@ class DehazingData:
             "real": self._real.photographs,
             "test": [*self._test.pairs, *self._test.scenes, *self._test.photographs],
         }
-        return {role: [_BUILTIN_VERSION, *_digest(items)] for role, items in used.items()}
+        return {
+            role: [_BUILTIN_VERSION, *digest_of_lines(map(_described, items))]
+            for role, items in used.items()
+        }
 
     @cached_property
     def training(self) -> Source:
@@ -185,7 +191,7 @@ class DehazingData:
         if self._test.builtin:
             scenes = photograph_scenes("test") + scene_pool(*_TEST_POOL)
             chosen = spaced(scenes, self._settings.max_test_images)
-            splits[_BUILTIN] = tuple(scene_example(scene, self.cache) for scene in chosen)
+            splits[BUILTIN] = tuple(scene_example(scene, self.cache) for scene in chosen)
         return splits
 
     @cached_property
@@ -314,27 +320,6 @@ def split_digest(examples: Sequence[Example]) -> str:
     return digest.hexdigest()[:16]
 
 
-def spaced(items: Sequence[T], limit: int | None) -> Sequence[T]:
-    """Return at most ``limit`` items, evenly spaced.
-
-    >>> spaced([0, 1, 2, 3, 4, 5], 3)
-    [0, 2, 4]
-    """
-    if limit is None or len(items) <= limit:
-        return items
-    return [items[len(items) * i // limit] for i in range(limit)]
-
-
-def _digest(items: Sequence[Pair | SceneFile | Path]) -> list[str]:
-    """Return a digest of files, or nothing where there is none."""
-    if not items:
-        return []
-    digest = hashlib.sha256(f"{len(items)}\n".encode())
-    for item in items:
-        digest.update(f"{_described(item)}\n".encode())
-    return [digest.hexdigest()[:16]]
-
-
 def _found(
     setting: str | tuple[str, ...],
     usable: Callable[[Sequence[Contents], Path], list[Contents]],
@@ -342,28 +327,19 @@ def _found(
     named = locations(setting)
     contents: list[Contents] = []
     for name in named:
-        if name != _BUILTIN:
+        if name != BUILTIN:
             path = Path(name).expanduser()
             contents += usable(read_folder(path), path)
-    return Found(_BUILTIN in named, tuple(contents))
+    return Found(BUILTIN in named, tuple(contents))
 
 
 def _described(item: Pair | SceneFile | Path) -> str:
     """Return what identifies an item and its files, without opening them."""
     if isinstance(item, Path):
-        return _stamp(item)
+        return stamp(item)
     if isinstance(item, Pair):
-        return f"{_stamp(item.hazy)} {_stamp(item.clear)}"
-    return f"{_stamp(item.clear)} {_stamp(item.depth)} {item.dmax!r} {item.domain}"
-
-
-def _stamp(path: Path) -> str:
-    try:
-        found = path.stat()
-    except OSError as error:
-        message = f"cannot read {path}: {error.strerror or error}: put it back or run again"
-        raise DataError(message) from None
-    return f"{str(path)!r} {found.st_size} {found.st_mtime_ns}"
+        return f"{stamp(item.hazy)} {stamp(item.clear)}"
+    return f"{stamp(item.clear)} {stamp(item.depth)} {item.dmax!r} {item.domain}"
 
 
 def _keys(found: Found) -> set[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coa_compress.errors import DataError
+from coa_compress.tasks.folders import images_below, seen, subfolders
 from coa_compress.tasks.images import image_size, list_images
 
 _LOG = logging.getLogger(__name__)
@@ -21,7 +22,6 @@ _TRUTH_TAIL = re.compile(r"[_-](gt|clear|clean)$")
 _MAX_ASPECT_ERROR = 0.05
 # NYU2 frames have a white border of 10 pixels: some releases of RESIDE cut it off the hazy images
 _BORDER = 10
-_MOST_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ def read_folder(path: Path) -> tuple[Contents, ...]:
     if not path.is_dir():
         message = f"no folder {path}: give an existing folder of images"
         raise DataError(message)
-    held = _held(path) or [part for folder in _subfolders(path).values() for part in _held(folder)]
+    held = _held(path) or [part for folder in subfolders(path).values() for part in _held(folder)]
     if not held:
         message = (
-            f"no images in {path}: found {_seen(path)}; expected hazy/ and gt/, clear/ and depth/, "
+            f"no images in {path}: found {seen(path)}; expected hazy/ and gt/, clear/ and depth/, "
             "or image files"
         )
         raise DataError(message)
@@ -158,24 +158,14 @@ def with_photographs(found: Sequence[Contents], path: Path) -> list[Contents]:
 def _held(path: Path) -> list[Contents]:
     """Return what a folder and the folders directly in it hold, empty ones left out."""
     found = [_read_one(path)]
-    used = _subfolders(path)
+    used = subfolders(path)
     roles = _HAZY_NAMES | _TRUTH_NAMES | _MAP_NAMES if _is_layout(used) else frozenset()
     found += [_read_one(folder) for name, folder in sorted(used.items()) if name not in roles]
     return [contents for contents in found if contents.has_truth or contents.photographs]
 
 
-def _seen(path: Path) -> str:
-    """Return in a few words what is in a folder."""
-    entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
-    names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
-    if not names:
-        return "nothing"
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _read_one(path: Path) -> Contents:
-    folders = _subfolders(path)
+    folders = subfolders(path)
     hazy = _pick(folders, _HAZY_NAMES)
     truth = _pick(folders, _TRUTH_NAMES)
     scenes: tuple[SceneFile, ...] = ()
@@ -185,10 +175,10 @@ def _read_one(path: Path) -> Contents:
     if truth is not None and "depth" in folders and (hazy is None or index.exists()):
         scenes = _read_index(index)
     if truth is not None and hazy is not None:
-        pairs = _match(_images_below(hazy), _images_below(truth), path)
+        pairs = _match(images_below(hazy), images_below(truth), path)
     photographs = list_images(path)
     if hazy is not None and truth is None:
-        photographs += _images_below(hazy)
+        photographs += images_below(hazy)
     marked = [image for image in photographs if _HAZY_TAIL.search(image.stem.lower())]
     truths = [image for image in photographs if _TRUTH_TAIL.search(image.stem.lower())]
     if marked and truths:
@@ -197,20 +187,6 @@ def _read_one(path: Path) -> Contents:
     for image in photographs:
         image_size(image)
     return Contents(path, pairs, scenes, tuple(photographs))
-
-
-def _subfolders(path: Path) -> dict[str, Path]:
-    return {
-        folder.name.lower(): folder
-        for folder in sorted(path.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """Return the images in a folder, or where there is none, those in the folders in it."""
-    parts = _subfolders(folder).values()
-    return list_images(folder) or [image for part in parts for image in list_images(part)]
 
 
 def _is_layout(folders: Mapping[str, Path]) -> bool:

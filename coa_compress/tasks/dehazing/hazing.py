@@ -17,9 +17,9 @@ from coa_compress.tasks.dehazing.camera import (
     random_jpeg,
     sensor_noise,
 )
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.haze import add_haze, heavy_haze, sample_haze, transmission
 from coa_compress.tasks.dehazing.night import night_scene
+from coa_compress.tasks.dice import Dice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,14 @@ from torch import Tensor, nn
 
 from coa_compress.gate import DomainMeasures
 from coa_compress.protocols import Progress
-from coa_compress.tasks.dehazing.measures import in_8_bits, psnr_db, ssim
 from coa_compress.tasks.dehazing.no_reference import HAZE, QUALITY, NoReference
 from coa_compress.tasks.dehazing.sources import Example, PhotographSource
 from coa_compress.tasks.images import to_float
+from coa_compress.tasks.measures import capped_psnr_db, in_8_bits, ssim
 from coa_compress.tasks.tiling import restore_image
 
 REAL = "real"
 """Name of the split of real images, which have no truth."""
-
-_MOST_PSNR_DB = 100.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,11 +119,6 @@ def judge_domain(
         skill=judge.psnrs_db(validation),
         lower_is_better=QUALITY,
     )
-
-
-def capped_psnr_db(restored: Tensor, clear: Tensor) -> float:
-    """Return the PSNR of one image, at most 100 dB so that means stay finite."""
-    return min(_MOST_PSNR_DB, float(psnr_db(restored[None], clear[None])))
 
 
 def _enter(

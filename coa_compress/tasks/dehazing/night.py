@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coa_compress.tasks.dehazing.dice import Dice
+from coa_compress.tasks.dice import Dice
 
 _LAMPS: tuple[tuple[float, float, float], ...] = (
     (1.0, 0.72, 0.38),

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from coa_compress.tasks.dehazing.clutter import clutter
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.noise import fractal_noise
 from coa_compress.tasks.dehazing.raycast import Canvas, Material
+from coa_compress.tasks.dice import Dice
 
 SIZE = (320, 448)
 """Height and width of the scenes of a pool, in pixels."""

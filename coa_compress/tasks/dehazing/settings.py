@@ -114,20 +114,3 @@ class DehazingSettings:
                 f"got {self.example_size}"
             )
             raise SettingError(message)
-
-
-def locations(setting: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the places that a folder setting names, in order, without empty ones.
-
-    Raises:
-        SettingError: If it names none.
-
-    >>> locations("data/a, data/b")
-    ('data/a', 'data/b')
-    """
-    parts = setting.split(",") if isinstance(setting, str) else setting
-    named = tuple(part.strip() for part in parts if part.strip())
-    if not named:
-        message = f"no folder in {setting!r}: name a folder or use builtin"
-        raise SettingError(message)
-    return named

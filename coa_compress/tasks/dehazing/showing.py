@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from coa_compress.artifacts import Picture
-from coa_compress.tasks.dehazing.data import DehazingData, spaced
-from coa_compress.tasks.dehazing.judging import Judge, capped_psnr_db
+from coa_compress.tasks.dehazing.data import DehazingData
+from coa_compress.tasks.dehazing.judging import Judge
 from coa_compress.tasks.dehazing.sources import PhotographSource
-from coa_compress.tasks.images import to_float, to_levels
+from coa_compress.tasks.folders import spaced
+from coa_compress.tasks.images import to_float
+from coa_compress.tasks.pictures import picture_row
 
-_WIDEST = 384
 _PER_SPLIT = 2
 _MOST_WITH_TRUTH = 6
 
@@ -49,17 +49,5 @@ def _chosen(real: PhotographSource) -> Sequence[int]:
 
 
 def _row(title: str, judges: Mapping[str, Judge], hazy: Tensor, clear: Tensor | None) -> Picture:
-    images = {"hazy": hazy} | {name: judge.restore(hazy) for name, judge in judges.items()}
-    captions: dict[str, str] = {}
-    if clear is not None:
-        captions = {n: f"{capped_psnr_db(image, clear):.1f} dB" for n, image in images.items()}
-        images["truth"] = clear
-    return Picture(title, {name: _shown(image) for name, image in images.items()}, captions)
-
-
-def _shown(image: Tensor) -> Tensor:
-    height, width = image.shape[-2:]
-    if width > _WIDEST:
-        size: Sequence[int] = (max(1, round(height * _WIDEST / width)), _WIDEST)
-        image = functional.interpolate(image[None], tuple(size), mode="area")[0]
-    return to_levels(image).permute(1, 2, 0).contiguous()
+    restored = {name: judge.restore(hazy) for name, judge in judges.items()}
+    return picture_row(title, {"hazy": hazy, **restored}, clear)

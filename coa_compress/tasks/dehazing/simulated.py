@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from coa_compress.tasks.dehazing.camera import through_jpeg
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.noise import fractal_noise
 from coa_compress.tasks.dehazing.photographs import photograph, photograph_names, photograph_scenes
 from coa_compress.tasks.dehazing.scenes import Scene, scene_pool
+from coa_compress.tasks.dice import Dice
 from coa_compress.tasks.images import to_levels
 
 _SEEDS = {"train": 11, "validation": 12, "test": 13}

@@ -1,6 +1,5 @@
 """Where training examples come from: scenes hazed on the fly, pairs, photographs."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from coa_compress.tasks.dehazing.crops import cut_window, random_exposure, random_window
-from coa_compress.tasks.dehazing.dice import Dice
 from coa_compress.tasks.dehazing.folders import Pair, SceneFile
 from coa_compress.tasks.dehazing.haze import add_haze, transmission, typical_haze
 from coa_compress.tasks.dehazing.hazing import HazeSettings, hazed
 from coa_compress.tasks.dehazing.scenes import Scene
 from coa_compress.tasks.dehazing.simulated import Shot
+from coa_compress.tasks.dice import Dice
+from coa_compress.tasks.folders import name_digest
 from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.tasks.images import to_float
 
@@ -140,15 +140,6 @@ def scene_example(scene: Scene | SceneFile, cache: ImageCache) -> Example:
     """Return a scene under haze that depends on nothing but its name."""
     files = (scene.clear, scene.depth) if isinstance(scene, SceneFile) else ()
     return Example(scene.name, partial(_load_scene, scene, cache), files)
-
-
-def name_digest(name: str) -> int:
-    """Return a number of 60 bits that depends on nothing but the name.
-
-    >>> name_digest("a") == name_digest("a"), name_digest("a") == name_digest("b")
-    (True, False)
-    """
-    return int(hashlib.sha256(name.encode()).hexdigest()[:15], 16)
 
 
 def _load_pair(pair: Pair, cache: ImageCache) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,6 @@ from coa_compress.errors import WeightsError
 from coa_compress.gate import DomainMeasures
 from coa_compress.protocols import NamedLoss, Progress, PseudoLabel, no_progress
 from coa_compress.tasks.dehazing.data import DehazingData, splits_of
-from coa_compress.tasks.dehazing.dice import Dice
-from coa_compress.tasks.dehazing.folder_use import restore_folder
 from coa_compress.tasks.dehazing.folders import beside_truth, read_folder
 from coa_compress.tasks.dehazing.guidance.labels import LABELS
 from coa_compress.tasks.dehazing.guidance.priors import PRIORS
@@ -37,6 +35,8 @@ from coa_compress.tasks.dehazing.references import known_networks
 from coa_compress.tasks.dehazing.settings import DehazingSettings
 from coa_compress.tasks.dehazing.showing import show_models
 from coa_compress.tasks.dehazing.sources import PhotographSource
+from coa_compress.tasks.dice import Dice
+from coa_compress.tasks.folder_use import restore_folder
 
 _PACKAGE = "coa_compress.tasks.dehazing"
 _CALIBRATION_BATCH = 4

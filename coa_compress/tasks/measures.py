@@ -9,6 +9,7 @@ from coa_compress.tasks.images import to_levels
 
 _WINDOW = 11
 _SIGMA = 1.5
+_MOST_PSNR_DB = 100.0
 
 
 def psnr_db(restored: Tensor, clear: Tensor, *, data_range: float = 1.0) -> Tensor:
@@ -31,6 +32,11 @@ def psnr_db(restored: Tensor, clear: Tensor, *, data_range: float = 1.0) -> Tens
     _check_shapes(restored, clear)
     error = (restored - clear).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(data_range**2 / error)
+
+
+def capped_psnr_db(restored: Tensor, clear: Tensor) -> float:
+    """Return the PSNR of one image, at most 100 dB so that means stay finite."""
+    return min(_MOST_PSNR_DB, float(psnr_db(restored[None], clear[None])))
 
 
 def ssim(restored: Tensor, clear: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from torch import nn
 
 from coa_compress.errors import DataError
 from coa_compress.protocols import Progress
-from coa_compress.tasks.images import list_images, read_image, write_image
+from coa_compress.tasks.images import list_images, read_levels, to_float, write_image
 from coa_compress.tasks.tiling import restore_image
 
 
 def restore_folder(
-    model: nn.Module, source: Path, out: Path, progress: Progress, *, tile: int
+    model: nn.Module, source: Path, out: Path, progress: Progress, *, tile: int, gray: bool = False
 ) -> list[Path]:
     """Restore every image directly in a folder and write each as PNG of the same name.
 
@@ -20,11 +20,12 @@ def restore_folder(
     unreadable image stops the whole.
 
     Args:
-        model: A network from images to images of the same size.
+        model: A network from images to images.
         source: Folder of images.
         out: Folder to write to, made when missing, not the source.
         progress: Told after each image.
         tile: Images of more than ``tile * tile`` pixels are restored in tiles.
+        gray: Give the network gray images.
 
     Returns:
         The files written, in the order of their names.
@@ -38,14 +39,15 @@ def restore_folder(
         raise DataError(message)
     targets = _targets(images, source, out)
     for image in images:
-        read_image(image)
+        read_levels(image)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"cannot make the folder {out}: {error.strerror}: choose another --out"
         raise DataError(message) from None
     for done, (image, target) in enumerate(zip(images, targets, strict=True), start=1):
-        write_image(restore_image(model, read_image(image), tile=tile), target)
+        given = to_float(read_levels(image, gray=gray))
+        write_image(restore_image(model, given, tile=tile), target)
         progress(done, len(images), {})
     return targets
 
