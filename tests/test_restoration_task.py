@@ -237,8 +237,13 @@ def test_luma_and_border_are_those_of_published_tables(tmp_path):
     assert found["y"][tmp_path.name] == pytest.approx(-20 * np.log10(difference), abs=1e-2)
     assert found["rgb"] == pytest.approx(found["inner"], abs=1e-6)
     luma = 16 + 65.481 * image[0] + 128.553 * image[1] + 24.966 * image[2]
-    torch.testing.assert_close(tasks["y"]._fidelity.compared(image) * 255, luma[None])
-    assert tasks["inner"]._fidelity.compared(image).shape == (3, 12, 22)
+    torch.testing.assert_close(tasks["y"]._fidelity._compared(image) * 255, luma[None])
+    assert tasks["y"].explanations["psnr_db"] == (
+        "Peak signal-to-noise ratio against the target, of the luma of BT.601."
+    )
+    shown = [row.captions["student"] for row in tasks["y"].pictures({"student": nn.Identity()})]
+    assert shown == [f"{found['y'][tmp_path.name]:.1f} dB"] * 2
+    assert tasks["inner"]._fidelity._compared(image).shape == (3, 12, 22)
 
 
 def test_images_alone_are_held_against_the_teacher(tmp_path):

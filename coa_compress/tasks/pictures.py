@@ -1,6 +1,6 @@
 """Rows of pictures for the report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 from torch.nn import functional
@@ -13,7 +13,13 @@ _WIDEST = 384
 _RGB = 3
 
 
-def picture_row(title: str, images: Mapping[str, Tensor], truth: Tensor | None = None) -> Picture:
+def picture_row(
+    title: str,
+    images: Mapping[str, Tensor],
+    truth: Tensor | None = None,
+    *,
+    psnr_db: Callable[[Tensor, Tensor], float] = capped_psnr_db,
+) -> Picture:
     """Return images side by side, at most 384 pixels wide, with their PSNR where there is a truth.
 
     Args:
@@ -21,13 +27,14 @@ def picture_row(title: str, images: Mapping[str, Tensor], truth: Tensor | None =
         images: By column name, in order, shape ``(1 or 3, height, width)``, values in ``[0, 1]``;
             smaller ones are enlarged to the truth, or else to the largest.
         truth: What they should be; the last column.
+        psnr_db: Of an image and its truth.
     """
     columns = dict(images) if truth is None else {**images, "truth": truth}
     largest = max(columns.values(), key=lambda image: image.shape[-1])
     even = {name: _enlarged(image, like=largest) for name, image in columns.items()}
     captions: dict[str, str] = {}
     if truth is not None:
-        captions = {name: f"{capped_psnr_db(even[name], truth):.1f} dB" for name in images}
+        captions = {name: f"{psnr_db(even[name], truth):.1f} dB" for name in images}
     return Picture(title, {name: _shown(image) for name, image in even.items()}, captions)
 
 

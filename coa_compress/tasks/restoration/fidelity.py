@@ -35,6 +35,17 @@ class Fidelity:
     colors: Colors
     border: int
 
+    @property
+    def description(self) -> str:
+        """What is compared, in words; nothing for the whole image.
+
+        >>> Fidelity(tile=1024, colors="y", border=4).description
+        'of the luma of BT.601, without 4 pixels at each side'
+        """
+        parts = ["of the luma of BT.601"] if self.colors == "y" else []
+        parts += [f"without {self.border} pixels at each side"] if self.border else []
+        return ", ".join(parts)
+
     def measure(
         self, model: nn.Module, images: Iterable[Loaded], progress: Progress, count: int
     ) -> dict[str, float]:
@@ -50,11 +61,12 @@ class Fidelity:
         for given, target in images:
             if target is None:
                 continue
-            restored, truth = self.compared(self._restored(model, given)), self.compared(target)
+            restored = self._restored(model, given)
+            compared, truth = self._compared(restored), self._compared(target)
             values.append(
                 {
-                    "psnr_db": capped_psnr_db(restored, truth),
-                    "ssim": float(ssim(restored[None], truth[None])),
+                    "psnr_db": self.psnr_of(restored, target),
+                    "ssim": float(ssim(compared[None], truth[None])),
                 }
             )
             progress(len(values), count, {"psnr_db": values[-1]["psnr_db"]})
@@ -63,7 +75,7 @@ class Fidelity:
     def psnr_db(self, model: nn.Module, images: Iterable[Loaded]) -> float:
         """Return the mean PSNR in dB of images that have targets."""
         values = [
-            capped_psnr_db(self.compared(self._restored(model, given)), self.compared(target))
+            self.psnr_of(self._restored(model, given), target)
             for given, target in images
             if target is not None
         ]
@@ -74,10 +86,13 @@ class Fidelity:
     ) -> Picture:
         """Return a row for the report: the input, what each model makes of it, the target."""
         restored = {name: self._restored(model, given) for name, model in models.items()}
-        return picture_row(title, {"input": given, **restored}, target)
+        return picture_row(title, {"input": given, **restored}, target, psnr_db=self.psnr_of)
 
-    def compared(self, image: Tensor) -> Tensor:
-        """Return the part of an image that is compared, shape ``(channels, height, width)``."""
+    def psnr_of(self, restored: Tensor, target: Tensor) -> float:
+        """Return the PSNR in dB of one image, at most 100 dB."""
+        return capped_psnr_db(self._compared(restored), self._compared(target))
+
+    def _compared(self, image: Tensor) -> Tensor:
         edge = self.border
         inside = image[:, edge : image.shape[1] - edge, edge : image.shape[2] - edge]
         if self.colors == "rgb" or inside.shape[0] != _RGB:

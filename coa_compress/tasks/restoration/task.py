@@ -58,13 +58,6 @@ class RestorationTask:
 
     Settings: ClassVar[type[RestorationSettings]] = RestorationSettings
     gate_labels: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    explanations: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "psnr_to_teacher_db": "How close the output stays to that of the teacher, as "
-            "peak signal-to-noise ratio on crops it was not trained on; higher is closer, "
-            "100 dB means equal.",
-        }
-    )
     read_by: ClassVar[Mapping[str, Collection[str]]] = MappingProxyType(
         dict.fromkeys(("test", "max_test_images", "colors", "border"), ("measure",))
     )
@@ -107,6 +100,20 @@ class RestorationTask:
             ModelError: If the task was made without a network.
         """
         return copy.deepcopy(self._reference).requires_grad_(requires_grad=True)
+
+    @property
+    def explanations(self) -> Mapping[str, str]:
+        """What the measures mean, where their names do not say it."""
+        words = {
+            "psnr_to_teacher_db": "How close the output stays to that of the teacher, as "
+            "peak signal-to-noise ratio on crops it was not trained on; higher is closer, "
+            "100 dB means equal."
+        }
+        compared = self._fidelity.description
+        if compared:
+            words["psnr_db"] = f"Peak signal-to-noise ratio against the target, {compared}."
+            words["ssim"] = f"Structural similarity to the target, {compared}; at most 1."
+        return words
 
     def fingerprint(self) -> dict[str, list[str]]:
         """Return the version of the built-in images and a digest of the files, by setting.
