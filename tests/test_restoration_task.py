@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_it_is_a_task():
 @pytest.mark.parametrize("channels", [1, 3, 4, 7])
 def test_inputs_fit_the_network(channels):
     model = tiny(channels)
-    task = RestorationTask(SMALL, model=model)
+    task = RestorationTask(replace(SMALL, test="builtin"), model=model)
 
     batch = task.training_batch(2, torch.Generator().manual_seed(0))
 
@@ -339,6 +340,15 @@ def test_an_image_in_both_train_and_test_is_warned_of(tmp_path, caplog):
     RestorationTask(of_folders(train=tmp_path, test=tmp_path), model=tiny())
 
     assert "is in both train and test: its figures mean little" in caplog.text
+
+
+def test_a_single_pair_is_trained_and_validated_on(tmp_path, caplog):
+    pairs(tmp_path, count=1)
+    task = RestorationTask(of_folders(train=tmp_path), model=tiny())
+
+    assert task.training_batch(2, torch.Generator().manual_seed(0)).input.shape == (2, 3, 32, 32)
+    assert 0 < task.validate(tiny()) < 40
+    assert "0.png is all there is to train on: it is validated on too" in caplog.text
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path):

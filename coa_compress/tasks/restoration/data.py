@@ -184,13 +184,14 @@ class RestorationData:
         for image in self.train.images:
             by_target.setdefault(image.files[-1], []).append(image)
         order = sorted(by_target, key=lambda path: (name_digest(path.name), path))
-        chosen = order[: min(self._settings.validation_images, len(order) // 2)]
+        chosen = order[: min(self._settings.validation_images, max(1, len(order) // 2))]
         return [by_target[path][0] for path in chosen]
 
     @cached_property
     def _training(self) -> list[ImageFile]:
         held = {image.files[-1] for image in self._held_out}
-        return [image for image in self.train.images if image.files[-1] not in held]
+        kept = [image for image in self.train.images if image.files[-1] not in held]
+        return kept or self.train.images
 
     def _random_crop(self, dice: Dice) -> tuple[Tensor, Tensor | None]:
         if self.train.builtin and not (self._training and dice.chance(0.5)):
@@ -235,7 +236,7 @@ class RestorationData:
             message = f"built-in images have no target, and those of {self._settings.train} have: "
             message += "name folders alone"
             raise DataError(message)
-        if (images or self.test) and self._channels not in (1, _RGB):
+        if self.images and self._channels not in (1, _RGB):
             message = (
                 f"the network takes {self._channels} channels, and images in folders have 1 or 3: "
                 "wrap it so that it takes 3, or write a task of your own"
@@ -249,6 +250,8 @@ class RestorationData:
                 f"{self._settings.crop}: set task.crop to {min(small.size)} or less"
             )
             raise DataError(message)
+        if len({image.files[-1] for image in images}) == 1:
+            _LOG.warning("%s is all there is to train on: it is validated on too", images[0].input)
         tested = {path for image in self._tested for path in image.files}
         for path in [path for image in images for path in image.files if path in tested][:1]:
             _LOG.warning("%s is in both train and test: its figures mean little", path)
