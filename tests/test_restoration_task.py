@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -340,6 +341,16 @@ def test_an_image_in_both_train_and_test_is_warned_of(tmp_path, caplog):
     RestorationTask(of_folders(train=tmp_path, test=tmp_path), model=tiny())
 
     assert "is in both train and test: its figures mean little" in caplog.text
+
+
+def test_another_process_draws_the_same_batch(tmp_path):
+    task = RestorationTask(of_folders(train=pairs(tmp_path)), model=tiny())
+    batch = task.training_batch(3, torch.Generator().manual_seed(5))
+
+    same = pickle.loads(pickle.dumps(task)).training_batch(3, torch.Generator().manual_seed(5))
+
+    assert torch.equal(batch.input, same.input)
+    assert torch.equal(batch.target, same.target)
 
 
 def test_a_single_pair_is_trained_and_validated_on(tmp_path, caplog):
