@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from coa_compress.errors import SettingError
 from coa_compress.recipe.files import parse_recipe
-from coa_compress.tasks.dehazing.atmosphere import (
-    drifting_density,
-    uncertain_depth,
-    varying_airlight,
-)
-from coa_compress.tasks.dehazing.camera import (
+from coa_compress.tasks.camera import (
     in_linear_light,
     random_jpeg,
     sensor_noise,
     through_jpeg,
+)
+from coa_compress.tasks.dehazing.atmosphere import (
+    drifting_density,
+    uncertain_depth,
+    varying_airlight,
 )
 from coa_compress.tasks.dehazing.data import DehazingData
 from coa_compress.tasks.dehazing.haze import add_haze, heavy_haze, sample_haze, transmission

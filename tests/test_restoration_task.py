@@ -14,7 +14,10 @@ from torch import nn
 
 from coa_compress.errors import DataError, ModelError, SettingError
 from coa_compress.protocols import Explained, Task, no_progress
+from coa_compress.tasks.dice import Dice
 from coa_compress.tasks.restoration.channels import input_channels
+from coa_compress.tasks.restoration.data import _BUILTIN_VERSION as VERSION
+from coa_compress.tasks.restoration.degradations import DEGRADATIONS, WEIGHTS, blurred, degraded
 from coa_compress.tasks.restoration.settings import RestorationSettings
 from coa_compress.tasks.restoration.task import RestorationTask
 
@@ -80,6 +83,42 @@ def test_a_farther_student_is_worse():
     assert near_db - far_db == pytest.approx(20.0, abs=0.1)
     assert task.measure(near)["psnr_to_teacher_db"]["builtin"] > 20
     assert near.training
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_degradations_keep_shape_and_range(kind):
+    image = torch.rand(3, 24, 17, generator=torch.Generator().manual_seed(0))
+
+    results = [
+        DEGRADATIONS[kind](image, Dice(torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
+    ]
+
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert all(r.shape == image.shape and 0 <= r.min() <= r.max() <= 1 for r in results)
+    assert not torch.equal(results[0], image)
+
+
+def test_blur_keeps_a_flat_image_and_smooths_another():
+    flat, image = torch.full((3, 9, 9), 0.4), torch.rand(3, 32, 32)
+
+    torch.testing.assert_close(blurred(flat, Dice(torch.Generator().manual_seed(0))), flat)
+    assert blurred(image, Dice(torch.Generator().manual_seed(0))).std() < 0.7 * image.std()
+
+
+def test_every_kind_of_built_in_image_is_drawn():
+    clear, hazy = torch.full((3, 8, 8), 0.5), torch.full((3, 8, 8), 0.9)
+    dice = Dice(torch.Generator().manual_seed(0))
+
+    drawn = [degraded(hazy, clear, dice) for _ in range(400)]
+
+    as_it_is = sum(torch.equal(image, clear) for image in drawn)
+    haze = sum(torch.equal(image, hazy) for image in drawn)
+    # a flat image is not changed by blur
+    assert as_it_is == pytest.approx(400 * (WEIGHTS["none"] + WEIGHTS["blur"]), abs=60)
+    assert haze == pytest.approx(400 * WEIGHTS["haze"], abs=40)
+    assert sum(WEIGHTS.values()) == pytest.approx(1.0)
+    assert set(WEIGHTS) == {"none", "haze", *DEGRADATIONS}
 
 
 def test_losses_fit_the_output():
@@ -303,6 +342,11 @@ def test_the_fingerprint_follows_the_files_of_each_setting(tmp_path):
 
     assert printed()["train"] == before["train"]
     assert printed()["test"] != before["test"]
+    assert len(before["train"]) == 1  # built-in images are not read
+    assert RestorationTask(SMALL, model=tiny()).fingerprint() == {
+        "train": [VERSION],
+        "test": [VERSION],
+    }
     assert "test" in RestorationTask.read_by
 
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from coa_compress.settings import UnitInterval, check_ranges
-from coa_compress.tasks.dehazing.atmosphere import (
-    drifting_density,
-    uncertain_depth,
-    varying_airlight,
-)
-from coa_compress.tasks.dehazing.camera import (
+from coa_compress.tasks.camera import (
     in_linear_light,
     random_gamma,
     random_jpeg,
     sensor_noise,
+)
+from coa_compress.tasks.dehazing.atmosphere import (
+    drifting_density,
+    uncertain_depth,
+    varying_airlight,
 )
 from coa_compress.tasks.dehazing.haze import add_haze, heavy_haze, sample_haze, transmission
 from coa_compress.tasks.dehazing.night import night_scene

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from coa_compress.tasks.dehazing.camera import through_jpeg
+from coa_compress.tasks.camera import through_jpeg
 from coa_compress.tasks.dehazing.noise import fractal_noise
 from coa_compress.tasks.dehazing.photographs import photograph, photograph_names, photograph_scenes
 from coa_compress.tasks.dehazing.scenes import Scene, scene_pool

@@ -25,13 +25,13 @@ from coa_compress.tasks.folders import (
 )
 from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.tasks.images import to_float
+from coa_compress.tasks.restoration.degradations import degraded
 from coa_compress.tasks.restoration.folders import ImageFile, check_alike, read_images
 from coa_compress.tasks.restoration.settings import RestorationSettings
 
 _LOG = logging.getLogger(__name__)
-# to be raised whenever the built-in scenes or photographs change
-_BUILTIN_VERSION = "builtin-1"
-_HAZED = 0.5
+# to be raised whenever the built-in scenes or photographs, or what is done to them, change
+_BUILTIN_VERSION = "builtin-2"
 _TURNED = 0.5
 _BATCH = 4
 _SEEDS = {"validation": 1299709, "test": 15485863}
@@ -111,13 +111,14 @@ class RestorationData:
         self._channels = channels
         self.reader = Reader(ImageCache(), gray=channels == 1)
         self.train = _found(settings.train)
-        self.test = None if settings.test is None else _found(settings.test)
+        held_out = Found(builtin=not self.train.images, splits={})
+        self.test = held_out if settings.test is None else _found(settings.test)
         self._check()
 
     @property
     def images(self) -> list[ImageFile]:
         """Every image in the folders."""
-        return [*self.train.images, *self._tested]
+        return [*self.train.images, *self.test.images]
 
     @property
     def paired(self) -> bool:
@@ -130,13 +131,13 @@ class RestorationData:
         Raises:
             DataError: If a file is gone.
         """
-        used = {"train": self.train.images, "test": self._tested}
+        used = {"train": self.train, "test": self.test}
         return {
             role: [
-                _BUILTIN_VERSION,
-                *digest_of_lines(stamp(path) for image in images for path in image.files),
+                *([_BUILTIN_VERSION] if found.builtin else ()),
+                *digest_of_lines(stamp(path) for image in found.images for path in image.files),
             ]
-            for role, images in used.items()
+            for role, found in used.items()
         }
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
@@ -159,16 +160,15 @@ class RestorationData:
     @cached_property
     def test_splits(self) -> Mapping[str, Sequence[ImageFile]]:
         """The images to measure on, by the name of their folder."""
-        if self.test is None:
-            return {"held out": self._held_out} if self._held_out else {}
+        if self._settings.test is None and self._held_out:
+            return {"held out": self._held_out}
         limit = self._settings.max_test_images
         return {name: spaced(images, limit) for name, images in self.test.splits.items()}
 
     @cached_property
     def builtin_test(self) -> tuple[Batch, ...]:
         """Fixed built-in crops to measure on; none if folders are measured alone."""
-        wanted = self.test.builtin if self.test else not self._held_out
-        return self._builtin("test", self._settings.test_images) if wanted else ()
+        return self._builtin("test", self._settings.test_images) if self.test.builtin else ()
 
     def middles(self, images: Sequence[ImageFile]) -> tuple[Batch, ...]:
         """Return the middle crop of each image, in batches."""
@@ -225,13 +225,12 @@ class RestorationData:
         return Mixture([(0.5, SceneSource(scenes, self.reader.cache)) for scenes in images])
 
     def _builtin_crop(self, dice: Dice) -> Tensor:
-        hazy, clear = self._source.crop(self._settings.crop, dice)
-        image = hazy if dice.chance(_HAZED) else clear
+        image = degraded(*self._source.crop(self._settings.crop, dice), dice)
         return image if self._channels == _RGB else _with_channels(image, self._channels)
 
     def _check(self) -> None:
         images = self.train.images
-        check_alike([*images, *(self._tested if self.paired else ())])
+        check_alike([*images, *(self.test.images if self.paired else ())])
         if self.train.builtin and self.paired:
             message = f"built-in images have no target, and those of {self._settings.train} have: "
             message += "name folders alone"
@@ -252,18 +251,14 @@ class RestorationData:
             raise DataError(message)
         if len({image.files[-1] for image in images}) == 1:
             _LOG.warning("%s is all there is to train on: it is validated on too", images[0].input)
-        tested = {path for image in self._tested for path in image.files}
+        tested = {path for image in self.test.images for path in image.files}
         for path in [path for image in images for path in image.files if path in tested][:1]:
             _LOG.warning("%s is in both train and test: its figures mean little", path)
 
     @property
     def _cropped(self) -> list[ImageFile]:
         """The images that crops are taken from: to train on, or to hold against the teacher."""
-        return [*self.train.images, *(image for image in self._tested if not image.target)]
-
-    @property
-    def _tested(self) -> list[ImageFile]:
-        return self.test.images if self.test else []
+        return [*self.train.images, *(image for image in self.test.images if not image.target)]
 
 
 def _found(setting: str | tuple[str, ...]) -> Found:

@@ -41,8 +41,8 @@ class RestorationTask:
 
     With pairs, the network learns from the targets and from the teacher, and is measured by PSNR
     and SSIM against the targets. Images alone, and the built-in ones (crops of photographs and
-    scenes, half of them hazed), have no target: the network is held against a frozen copy of the
-    teacher.
+    scenes: as they are, hazy, noisy, blurred, dark or compressed), have no target: the network is
+    held against a frozen copy of the teacher.
 
     Args:
         settings: Folders and sizes.

@@ -1,4 +1,4 @@
-"""What a camera does to an image of haze: tone curve, sensor noise, JPEG."""
+"""What a camera does to an image: tone curve, sensor noise, JPEG."""
 
 import io
 from collections.abc import Callable
