@@ -15,6 +15,7 @@ from coa_compress.checkpoint import load_weights_
 from coa_compress.errors import WeightsError
 from coa_compress.gate import DomainMeasures
 from coa_compress.protocols import NamedLoss, Progress, PseudoLabel, no_progress
+from coa_compress.tasks.batches import fixed_batches
 from coa_compress.tasks.dehazing.data import DehazingData, splits_of
 from coa_compress.tasks.dehazing.folders import beside_truth, read_folder
 from coa_compress.tasks.dehazing.guidance.labels import LABELS
@@ -39,7 +40,6 @@ from coa_compress.tasks.dice import Dice
 from coa_compress.tasks.folder_use import restore_folder
 
 _PACKAGE = "coa_compress.tasks.dehazing"
-_CALIBRATION_BATCH = 4
 _CALIBRATION_SEED = 7919
 
 
@@ -226,10 +226,8 @@ class DehazingTask:
 
     @cached_property
     def _calibration(self) -> tuple[Batch, ...]:
-        generator = torch.Generator().manual_seed(_CALIBRATION_SEED + self.seed)
-        count = self.settings.calibration_images
-        sizes = [min(_CALIBRATION_BATCH, count - i) for i in range(0, count, _CALIBRATION_BATCH)]
-        return tuple(self.training_batch(size, generator) for size in sizes)
+        count, seed = self.settings.calibration_images, _CALIBRATION_SEED + self.seed
+        return fixed_batches(self.training_batch, count, seed=seed)
 
     def _judge(self, model: nn.Module) -> Judge:
         return Judge(model, self.settings.tile, self.no_reference)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coa_compress.artifacts import Batch
 from coa_compress.errors import DataError
+from coa_compress.tasks.batches import fixed_batches
 from coa_compress.tasks.dehazing.photographs import photograph_scenes
 from coa_compress.tasks.dehazing.scenes import scene_pool
 from coa_compress.tasks.dehazing.sources import Mixture, SceneSource
@@ -214,10 +215,11 @@ class RestorationData:
         )
 
     def _builtin(self, split: str, count: int) -> tuple[Batch, ...]:
-        generator = torch.Generator().manual_seed(_SEEDS[split] + self._seed)
-        dice = Dice(generator)
-        crops = [(self._builtin_crop(dice), None) for _ in range(count)]
-        return tuple(self._stacked(crops[i : i + _BATCH]) for i in range(0, count, _BATCH))
+        def draw(size: int, generator: torch.Generator) -> Batch:
+            dice = Dice(generator)
+            return Batch(torch.stack([self._builtin_crop(dice) for _ in range(size)]))
+
+        return fixed_batches(draw, count, seed=_SEEDS[split] + self._seed)
 
     @cached_property
     def _source(self) -> Mixture:

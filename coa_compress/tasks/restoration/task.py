@@ -14,6 +14,7 @@ from coa_compress.artifacts import Batch, Picture
 from coa_compress.errors import DataError, ModelError
 from coa_compress.profiling.modes import evaluating
 from coa_compress.protocols import NamedLoss, Progress, no_progress
+from coa_compress.tasks.batches import fixed_batches
 from coa_compress.tasks.folder_use import restore_folder
 from coa_compress.tasks.folders import BUILTIN, spaced
 from coa_compress.tasks.image_cache import ImageCache
@@ -26,7 +27,6 @@ from coa_compress.tasks.tiling import sizes_of, tried
 from coa_compress.training.image_losses import charbonnier, frequency_l1, l1, psnr_loss, ssim_loss
 
 _MOST_PSNR_DB = 100.0
-_CALIBRATION_BATCH = 4
 _CALIBRATION_SEED = 104729
 _VALIDATED_SIDE = 256
 _SETTINGS_OF_USE = ("tile", "colors", "border")
@@ -238,10 +238,8 @@ class RestorationTask:
 
     @cached_property
     def _calibration(self) -> tuple[Batch, ...]:
-        generator = torch.Generator().manual_seed(_CALIBRATION_SEED + self.seed)
-        count = self.settings.calibration_images
-        sizes = [min(_CALIBRATION_BATCH, count - i) for i in range(0, count, _CALIBRATION_BATCH)]
-        return tuple(self.training_batch(size, generator) for size in sizes)
+        count, seed = self.settings.calibration_images, _CALIBRATION_SEED + self.seed
+        return fixed_batches(self.training_batch, count, seed=seed)
 
     @property
     def _fidelity(self) -> Fidelity:
