@@ -354,6 +354,7 @@ def test_the_fingerprint_follows_the_files_of_each_setting(tmp_path):
     ("given", "model", "expected"),
     [
         ({"train": "builtin,pairs"}, tiny(), "built-in images have no target, and those of"),
+        ({"train": "pairs", "test": "builtin"}, tiny(), "built-in images have no target"),
         ({"train": "pairs,pairs/input"}, tiny(), "has none: name folders of one kind"),
         ({"train": "pairs", "test": "pairs/input"}, tiny(), "name folders of one kind"),
         ({"train": "pairs"}, enlarging(), "makes images 2 times as large, and pairs/target/0.png"),

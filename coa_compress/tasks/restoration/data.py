@@ -233,7 +233,7 @@ class RestorationData:
     def _check(self) -> None:
         images = self.train.images
         check_alike([*images, *(self.test.images if self.paired else ())])
-        if self.train.builtin and self.paired:
+        if self.paired and (self.train.builtin or self.test.builtin):
             message = f"built-in images have no target, and those of {self._settings.train} have: "
             message += "name folders alone"
             raise DataError(message)
