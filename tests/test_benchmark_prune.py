@@ -127,7 +127,10 @@ def test_an_error_of_a_peer_is_a_row(tiny, monkeypatch, capsys):
     assert "No result: `tp:taylor:global`: IndexError: no such layer." in shown
 
 
-def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher():
+@pytest.fixture
+def summary_row():
+    """Return a function that makes a row with what the summary reads."""
+
     def row(method, one_shot, refitted, error=None, kept=0.5, **distilled):
         def figures(value):
             return {"made": {"truth": value - 1, "teacher": value}}
@@ -143,6 +146,11 @@ def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(
             "psnr_distilled": {n[1:]: figures(value) for n, value in distilled.items()},
         }
 
+    return row
+
+
+def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(summary_row):
+    row = summary_row
     rows = [
         row("ours", 20, 39, n500=40, n2000=41),
         row("ours", 20, 39, n500=42),
@@ -162,6 +170,18 @@ def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(
     assert f"{line} ± 0.00 (39.00 ± 0.00) | {best} | {ours} | 31.00 (32.00), 500 steps |" in shown
     assert f"{line} (39.00) | not run | - | - | - |" in alone
     assert f"{line} (39.00) | none takes it | - | - | - |" in failed
+
+
+def test_the_summary_shows_the_steps_of_most_seeds(summary_row):
+    pair = [summary_row(name, 29, 30, n500=32, n2000=36) for name in ("ours", "tp:b:global")]
+    seeds = [summary_row(name, 29, 30, n500=34) for name in ("ours", "tp:b:global")]
+    known = {"t": {"psnr": {"made": {"truth": 24.0}}}}
+
+    longest = prune.summary({"teachers": known, "rows": pair})
+    most = prune.summary({"teachers": known, "rows": pair + seeds})
+
+    assert "| 35.00 (36.00), 2000 steps | 35.00 (36.00), 2000 steps |" in longest
+    assert most.count("32.00 ± 1.41 (33.00 ± 1.41), 500 steps |") == 2
 
 
 def test_the_plot_shows_ours_other_libraries_and_the_control(tiny):

@@ -1,12 +1,13 @@
 """The table of a comparison."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.peers.methods import is_ours
 from benchmarks.plots import Panel, Series, draw
-from benchmarks.records import markdown_table
+from benchmarks.records import markdown_table, spread
 
 Row = Mapping[str, Any]
 _BEFORE = ("one_shot", "refitted")
@@ -26,7 +27,7 @@ def summary(record: Mapping[str, Any]) -> str:
     """Return a short Markdown table: our default against the best that another library returned.
 
     The best is the one closest to the teacher's output on the first split, whatever it is called.
-    Both are shown after the most steps of distillation that both had, too.
+    Both are shown after distillation, too: of the steps that both had, those with the most seeds.
     """
     head = ["teacher", "MACs asked", "ours", "best other library", "the same, with our refit"]
     head += ["ours, distilled", "the other, distilled"]
@@ -114,7 +115,9 @@ def _distilled(ours: Sequence[Row], peers: Sequence[Row], split: str) -> list[st
     both &= {n for row in peers for n in row["psnr_distilled"]}
     if not both:
         return ["-", "-"]
-    steps = max(both, key=int)
+    # a figure of several seeds says more than one of more steps
+    seeds = Counter(n for row in (*ours, *peers) for n in row["psnr_distilled"] if n in both)
+    steps = max(both, key=lambda n: (seeds[n], int(n)))
     return [
         f"{_figure([row['psnr_distilled'].get(steps) for row in rows], split)}, {steps} steps"
         for rows in (ours, peers)
@@ -173,7 +176,7 @@ def _figure(values: Sequence[Mapping[str, Mapping[str, float]] | None], split: s
     there = [value[split] for value in values if value]
     if not there:
         return "-"
-    truth, teacher = (_spread([value[name] for value in there]) for name in ("truth", "teacher"))
+    truth, teacher = (spread([value[name] for value in there], 2) for name in ("truth", "teacher"))
     return f"{truth} ({teacher})"
 
 
@@ -186,11 +189,6 @@ def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _first_of_each(rows: Sequence[Row]) -> list[Row]:
     return list({(row["method"], row["error"]): row for row in rows}.values())
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _caption(record: Mapping[str, Any]) -> str:
