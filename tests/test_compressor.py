@@ -221,10 +221,11 @@ def test_a_frozen_network_is_trained_and_frozen_parts_stay_frozen(small_default)
     ]
 
 
-@pytest.mark.parametrize("make", [Pixelwise, Borrowing])
-def test_features_without_a_convolution_to_compare_warn_and_do_not_stop(small_default, make):
+@pytest.mark.parametrize(("make", "whole"), [(Pixelwise, "[]"), (Borrowing, "[last]")])
+def test_features_without_a_convolution_to_compare_warn_and_do_not_stop(tmp_path, make, whole):
+    recipe = small_recipe(structure__exclude=whole)
     with pytest.warns(NoEffectWarning, match=r"stages\.distill\.feature has no effect"):
-        result = Compressor(seeded(make)).run()
+        result = Compressor(seeded(make), recipe=recipe, out=tmp_path).run()
 
     assert result.report.allocation["macs_kept"] <= 0.6
     losses = result.report.histories["distill"].losses
