@@ -316,8 +316,11 @@ def test_evaluate_prints_a_table(engine, tmp_path, call):
     assert engine.named == ""
 
 
-def test_evaluate_takes_another_task(engine, tmp_path, call):
-    assert call("evaluate", "a:B", "--data", tmp_path, "--task", "dehazing")[0] == 0
+@pytest.mark.parametrize("command", ["apply", "evaluate"])
+def test_another_task_may_use_or_judge_a_student(engine, tmp_path, call, command):
+    folder = {"apply": (tmp_path, "--out", tmp_path / "out"), "evaluate": ("--data", tmp_path)}
+
+    assert call(command, "a:B", *folder[command], "--task", "dehazing")[0] == 0
     assert engine.named == "dehazing"
 
 

@@ -18,3 +18,9 @@ Weights = Annotated[
     typer.Option(metavar="FILE", help="Weights of a factory: .safetensors, or plain .pth."),
 ]
 """Weights of a network that a factory makes."""
+
+TaskName = Annotated[
+    str,
+    typer.Option("--task", metavar="NAME", help="Another task than the student's: see list tasks."),
+]
+"""The task that uses or judges a student."""

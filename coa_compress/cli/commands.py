@@ -12,7 +12,7 @@ import typer
 
 from coa_compress._version import __version__
 from coa_compress.cli.ablate import ablate
-from coa_compress.cli.arguments import Model, Weights
+from coa_compress.cli.arguments import Model, TaskName, Weights
 from coa_compress.cli.export import export
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
@@ -153,6 +153,7 @@ def apply_student(
     *,
     out: Annotated[Path, typer.Option(help="Where results go.")],
     weights: Weights = None,
+    task: TaskName = "",
 ) -> None:
     """Use a student on a folder of images."""
     _check_folder(photos)
@@ -162,8 +163,8 @@ def apply_student(
     with session(interrupted="files written so far are complete") as screen:
         from coa_compress.compressor import open_student
 
-        model, task = open_student(source, weights)
-        use = _deployable(task).apply_folder
+        model, user = open_student(source, weights, task=task)
+        use = _deployable(user).apply_folder
         written = staged(screen, "apply", lambda: use(model, photos, out, screen.on_progress))
     typer.echo(f"{len(written)} files in {out}")
 
@@ -174,9 +175,7 @@ def evaluate(
     *,
     data: Annotated[Path, typer.Option(help="A folder of pairs.")],
     weights: Weights = None,
-    task: Annotated[
-        str, typer.Option(help="How to read the folder and what to measure: a name of list tasks.")
-    ] = "",
+    task: TaskName = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON only; what is not finite is null.")
     ] = False,
