@@ -51,6 +51,15 @@ def test_the_name_as_it_is_goes_before_the_name_without_words(tmp_path):
     assert [image.input.name for image in found] == [image.target.name for image in found]
 
 
+def test_a_folder_named_by_the_word_alone_goes_before_others(tmp_path):
+    for folder in ("blur", "blur_gamma", "sharp"):
+        put(tmp_path / "GOPR0372_07_00" / folder / "000047.png")
+
+    (found,) = read_images(tmp_path)
+
+    assert found.input.parent.name == "blur"
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_targets_may_be_larger(tmp_path, scale):
     put(tmp_path / "LR" / f"1x{scale}.png")

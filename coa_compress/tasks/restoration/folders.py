@@ -111,8 +111,10 @@ def _read_one(path: Path) -> tuple[ImageFile, ...]:
 
 
 def _only(folders: Mapping[str, Path], words: frozenset[str], path: Path) -> Path | None:
-    """Return the folder that is named with one of the words, if there is one."""
+    """Return the folder that is named as one of the words, or with one, if there is one."""
     named = [folder for name, folder in folders.items() if _words(name) & words]
+    # GoPro has blur/ and blur_gamma/
+    named = [folder for folder in named if folder.name.lower() in words] or named
     if len(named) > 1:
         message = f"{named[0].name}/ and {named[1].name}/ in {path} are of one kind: keep one"
         raise DataError(message)
