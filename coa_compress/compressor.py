@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -337,7 +337,8 @@ def open_student(
     coa_compress.errors.WeightsError: no student in nowhere: give a run folder, or builtin:teacher
     """
     if is_factory(source):
-        return open_network(source, weights).to(best_device()), TASKS.get(task or GENERIC_TASK)()
+        network = open_network(source, weights)
+        return network.to(best_device()), _task_to_use(task or GENERIC_TASK, network, {})
     if weights is not None:
         message = f"{source} has weights of its own: give {weights} to package.module:factory only"
         raise WeightsError(message)
@@ -346,7 +347,7 @@ def open_student(
             message = f"there is no {source}: the only built-in network is builtin:teacher"
             raise WeightsError(message)
         teacher = TASKS.get(_BUILTIN_TASK)().build_teacher()
-        return teacher.to(best_device()), TASKS.get(task or _BUILTIN_TASK)()
+        return teacher.to(best_device()), _task_to_use(task or _BUILTIN_TASK, teacher, {})
     folders = [Path(source), Path(source) / "student"]
     folder = next((path for path in folders if (path / STUDENT_RECORD).is_file()), None)
     if folder is None:
@@ -357,12 +358,21 @@ def open_student(
         message = f"the student in {folder} has a task of its own, {recorded['class']}: "
         message += "name another with --task, or use coa_compress.load from Python"
         raise WeightsError(message)
-    task_class = TASKS.get(task or recorded.get("name", ""))
-    settled = issubclass(task_class, Deployed) and task in ("", recorded.get("name"))
-    used = task_class.deployed(recorded) if settled else task_class()
+    TASKS.get(task or recorded.get("name", ""))  # before the student is loaded
     with working_directory_importable():
         student = load_student(folder)
+    used = _task_to_use(task or recorded["name"], student, {} if task else recorded)
     return student.to(best_device()), used
+
+
+def _task_to_use(name: str, network: nn.Module, settings: Mapping[str, Any]) -> Task:
+    task_class = TASKS.get(name)
+    task: Task
+    if issubclass(task_class, Deployed):
+        task = task_class.deployed(settings, network)
+    else:
+        task = task_class()
+    return task
 
 
 def _path_of(kind: type) -> str:

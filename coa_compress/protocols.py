@@ -143,11 +143,16 @@ class Deployable(Protocol):
 
 @runtime_checkable
 class Deployed(Protocol):
-    """A class of tasks some of whose settings say how a saved student is used and judged."""
+    """A class of tasks that depends on the network, or on settings, when a student is used."""
 
     @classmethod
-    def deployed(cls, settings: Mapping[str, Any]) -> Task:
-        """Return the task with those settings of a recipe; its folders need not be there."""
+    def deployed(cls, settings: Mapping[str, Any], model: nn.Module) -> Task:
+        """Return the task that uses and judges a network; folders of a recipe need not be there.
+
+        Args:
+            settings: Those of the recipe that made the network, if any.
+            model: The network, in evaluation mode.
+        """
 
 
 @runtime_checkable

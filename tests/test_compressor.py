@@ -348,6 +348,7 @@ def test_a_student_is_judged_as_its_recipe_says(tmp_path):
     _, task = open_student(str(tmp_path / "run"))
 
     assert (task.settings.colors, task.settings.border) == ("y", 2)
+    assert task.example_input().shape == (1, 3, 16, 16)
     _, task = open_student(str(tmp_path / "run"), task="dehazing")
     assert isinstance(task, DehazingTask)
 

@@ -29,7 +29,7 @@ from coa_compress.training.image_losses import charbonnier, frequency_l1, l1, ps
 _MOST_PSNR_DB = 100.0
 _CALIBRATION_SEED = 104729
 _VALIDATED_SIDE = 256
-_SETTINGS_OF_USE = ("tile", "colors", "border")
+_SETTINGS_OF_USE = ("example_size", "tile", "colors", "border")
 _RGB = 3
 _IMAGE_NDIM = 4
 _PICTURES = 2
@@ -84,14 +84,18 @@ class RestorationTask:
             _check_scale(self.data.images, self._model, self.channels)
 
     @classmethod
-    def deployed(cls, settings: Mapping[str, Any]) -> "RestorationTask":
-        """Return the task that uses and judges students as those settings of a recipe say.
+    def deployed(cls, settings: Mapping[str, Any], model: nn.Module) -> "RestorationTask":
+        """Return the task that uses and judges a network as the settings of its recipe say.
+
+        Args:
+            settings: Those that count are taken: sizes, and how images are compared.
+            model: The network.
 
         Raises:
             SettingError: If a value is out of range.
         """
         kept = {name: settings[name] for name in _SETTINGS_OF_USE if name in settings}
-        return cls(RestorationSettings(**kept))
+        return cls(RestorationSettings(**kept), model=model)
 
     def build_teacher(self) -> nn.Module:
         """Return a copy of the network, in evaluation mode, on the CPU.
