@@ -398,6 +398,13 @@ def test_another_process_draws_the_same_batch(tmp_path):
     assert torch.equal(batch.target, same.target)
 
 
+def test_a_task_for_use_knows_the_channels_of_its_network():
+    task = RestorationTask.deployed({"example_size": (24, 40), "train": "gone"}, enlarging(1))
+
+    assert task.example_input().shape == (1, 1, 24, 40)
+    assert task.settings.train == "builtin"
+
+
 def test_a_single_pair_is_trained_and_validated_on(tmp_path, caplog):
     pairs(tmp_path, count=1)
     task = RestorationTask(of_folders(train=tmp_path), model=tiny())
