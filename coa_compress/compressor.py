@@ -338,7 +338,7 @@ def open_student(
     """
     if is_factory(source):
         network = open_network(source, weights)
-        return network.to(best_device()), _task_to_use(task or GENERIC_TASK, network, {})
+        return network.to(best_device()), _task_to_use(TASKS.get(task or GENERIC_TASK), network, {})
     if weights is not None:
         message = f"{source} has weights of its own: give {weights} to package.module:factory only"
         raise WeightsError(message)
@@ -347,7 +347,9 @@ def open_student(
             message = f"there is no {source}: the only built-in network is builtin:teacher"
             raise WeightsError(message)
         teacher = TASKS.get(_BUILTIN_TASK)().build_teacher()
-        return teacher.to(best_device()), _task_to_use(task or _BUILTIN_TASK, teacher, {})
+        return teacher.to(best_device()), _task_to_use(
+            TASKS.get(task or _BUILTIN_TASK), teacher, {}
+        )
     folders = [Path(source), Path(source) / "student"]
     folder = next((path for path in folders if (path / STUDENT_RECORD).is_file()), None)
     if folder is None:
@@ -358,15 +360,15 @@ def open_student(
         message = f"the student in {folder} has a task of its own, {recorded['class']}: "
         message += "name another with --task, or use coa_compress.load from Python"
         raise WeightsError(message)
-    TASKS.get(task or recorded.get("name", ""))  # before the student is loaded
+    own = recorded.get("name", "")
+    task_class = TASKS.get(task or own)
     with working_directory_importable():
         student = load_student(folder)
-    used = _task_to_use(task or recorded["name"], student, {} if task else recorded)
+    used = _task_to_use(task_class, student, recorded if task in ("", own) else {})
     return student.to(best_device()), used
 
 
-def _task_to_use(name: str, network: nn.Module, settings: Mapping[str, Any]) -> Task:
-    task_class = TASKS.get(name)
+def _task_to_use(task_class: Any, network: nn.Module, settings: Mapping[str, Any]) -> Task:
     task: Task
     if issubclass(task_class, Deployed):
         task = task_class.deployed(settings, network)

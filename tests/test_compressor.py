@@ -345,9 +345,9 @@ def test_a_student_is_judged_as_its_recipe_says(tmp_path):
     recipe = small_recipe(task__colors="y", task__border=2)
     Compressor(seeded(Plain), recipe=recipe, out=tmp_path / "run").run()
 
-    _, task = open_student(str(tmp_path / "run"))
-
-    assert (task.settings.colors, task.settings.border) == ("y", 2)
+    for named in ("", "restoration"):
+        _, task = open_student(str(tmp_path / "run"), task=named)
+        assert (task.settings.colors, task.settings.border) == ("y", 2)
     assert task.example_input().shape == (1, 3, 16, 16)
     _, task = open_student(str(tmp_path / "run"), task="dehazing")
     assert isinstance(task, DehazingTask)

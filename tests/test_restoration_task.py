@@ -217,7 +217,7 @@ def test_crops_of_pairs_show_the_same_place(tmp_path):
 def test_what_is_held_out_is_never_trained_on(tmp_path):
     pairs(tmp_path)
     task = RestorationTask(of_folders(train=tmp_path, validation_images=2), model=tiny())
-    held = numbers(task.data.validation)
+    held = numbers(task.data.held_out)
 
     seen = set()
     for seed in range(12):
@@ -235,7 +235,7 @@ def test_all_inputs_of_one_target_are_held_out_together(tmp_path):
         for level in range(3):
             put(tmp_path / "hazy" / f"{number}_{level}.png", 10 * number)
     task = RestorationTask(of_folders(train=tmp_path, validation_images=1), model=tiny())
-    (held,) = task.data.validation
+    (held,) = task.data.held_out
 
     batch = task.training_batch(64, torch.Generator().manual_seed(0))
 

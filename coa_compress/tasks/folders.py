@@ -1,7 +1,7 @@
 """What every task with folders of images asks of them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,6 +46,20 @@ def images_below(folder: Path) -> list[Path]:
     """Return the images in a folder, or where there is none, those in the folders in it."""
     parts = subfolders(folder).values()
     return list_images(folder) or [image for part in parts for image in list_images(part)]
+
+
+def shorter_names(stem: str) -> Iterator[str]:
+    """Return a name, and what is left when its last words are taken away, one by one.
+
+    RESIDE appends the haze level to the name of the scene.
+
+    >>> list(shorter_names("0011_0.95_0.16"))
+    ['0011_0.95_0.16', '0011_0.95', '0011']
+    """
+    yield stem
+    while "_" in stem:
+        stem = stem.rsplit("_", 1)[0]
+        yield stem
 
 
 def seen(path: Path) -> str:

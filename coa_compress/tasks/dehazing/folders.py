@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coa_compress.errors import DataError
-from coa_compress.tasks.folders import images_below, seen, subfolders
+from coa_compress.tasks.folders import images_below, seen, shorter_names, subfolders
 from coa_compress.tasks.images import image_size, list_images
 
 _LOG = logging.getLogger(__name__)
@@ -224,12 +224,7 @@ def _match(hazy: Sequence[Path], truths: Sequence[Path], path: Path) -> tuple[Pa
 def _stems(hazy: Path) -> Iterator[str]:
     stem = hazy.stem.lower()
     yield stem
-    stem = _HAZY_TAIL.sub("", stem)
-    yield stem
-    # RESIDE appends the haze level to the name of the scene: 1400_3, 0011_0.95_0.16
-    while "_" in stem:
-        stem = stem.rsplit("_", 1)[0]
-        yield stem
+    yield from shorter_names(_HAZY_TAIL.sub("", stem))
 
 
 def _border(hazy: Path, clear: Path, clear_size: tuple[int, int]) -> int:

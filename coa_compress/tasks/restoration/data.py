@@ -147,22 +147,17 @@ class RestorationData:
         return self._stacked([self._random_crop(dice) for _ in range(size)])
 
     @cached_property
-    def validation(self) -> tuple[ImageFile, ...]:
-        """Images that are held out from training; none if only built-in ones are used."""
-        return tuple(self._held_out)
-
-    @cached_property
     def validation_crops(self) -> tuple[Batch, ...]:
         """Fixed crops: the middles of the held-out images, or built-in ones."""
-        if self._held_out:
-            return self.middles(self._held_out)
+        if self.held_out:
+            return self.middles(self.held_out)
         return self._builtin("validation", self._settings.validation_images)
 
     @cached_property
     def test_splits(self) -> Mapping[str, Sequence[ImageFile]]:
         """The images to measure on, by the name of their folder."""
-        if self._settings.test is None and self._held_out:
-            return {"held out": self._held_out}
+        if self._settings.test is None and self.held_out:
+            return {"held out": self.held_out}
         limit = self._settings.max_test_images
         return {name: spaced(images, limit) for name, images in self.test.splits.items()}
 
@@ -179,7 +174,8 @@ class RestorationData:
         )
 
     @cached_property
-    def _held_out(self) -> list[ImageFile]:
+    def held_out(self) -> list[ImageFile]:
+        """Images that are not trained on; none if only built-in ones are used."""
         # all inputs of one target are held out together, whatever their order on the disk
         by_target: dict[Path, list[ImageFile]] = {}
         for image in self.train.images:
@@ -190,7 +186,7 @@ class RestorationData:
 
     @cached_property
     def _training(self) -> list[ImageFile]:
-        held = {image.files[-1] for image in self._held_out}
+        held = {image.files[-1] for image in self.held_out}
         kept = [image for image in self.train.images if image.files[-1] not in held]
         return kept or self.train.images
 

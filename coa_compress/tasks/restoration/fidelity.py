@@ -61,12 +61,11 @@ class Fidelity:
         for given, target in images:
             if target is None:
                 continue
-            restored = self._restored(model, given)
-            compared, truth = self._compared(restored), self._compared(target)
+            restored, truth = self._compared(self._restored(model, given)), self._compared(target)
             values.append(
                 {
-                    "psnr_db": self.psnr_of(restored, target),
-                    "ssim": float(ssim(compared[None], truth[None])),
+                    "psnr_db": capped_psnr_db(restored, truth),
+                    "ssim": float(ssim(restored[None], truth[None])),
                 }
             )
             progress(len(values), count, {"psnr_db": values[-1]["psnr_db"]})

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from coa_compress.errors import DataError
-from coa_compress.tasks.folders import images_below, seen, subfolders
+from coa_compress.tasks.folders import images_below, seen, shorter_names, subfolders
 from coa_compress.tasks.images import image_size, list_images
 
 _INPUTS = frozenset(
@@ -125,9 +126,10 @@ def _matched(inputs: Sequence[Path], targets: Sequence[Path], path: Path) -> Ite
     if not inputs or not targets:
         message = f"no pairs in {path}: {len(inputs)} inputs and {len(targets)} targets: add both"
         raise DataError(message)
+    size_of = cache(image_size)  # a target may have many inputs
     exact, loose = _by_name(targets, lambda stem: stem), _by_name(targets, _bare)
     for image in inputs:
-        names = [image.stem.lower(), *_shorter(_bare(image.stem))]
+        names = [image.stem.lower(), *shorter_names(_bare(image.stem))]
         found = next(
             (named[name] for name in names for named in (exact, loose) if name in named), []
         )
@@ -140,11 +142,11 @@ def _matched(inputs: Sequence[Path], targets: Sequence[Path], path: Path) -> Ite
         if len(found) > 1:
             message = f"{found[0]} and {found[1]} could both be the target of {image}: rename one"
             raise DataError(message)
-        yield _paired(image, found[0])
+        yield _paired(image, found[0], size_of(found[0]))
 
 
-def _paired(image: Path, target: Path) -> ImageFile:
-    (height, width), (target_height, target_width) = image_size(image), image_size(target)
+def _paired(image: Path, target: Path, target_size: tuple[int, int]) -> ImageFile:
+    (height, width), (target_height, target_width) = image_size(image), target_size
     scale = max(1, target_height // height)
     if (target_height, target_width) != (scale * height, scale * width):
         message = (
@@ -175,11 +177,3 @@ def _bare(stem: str) -> str:
     """
     words = [word for word in _SPLIT.split(stem.lower()) if word not in _ROLES]
     return _SCALED.sub("", "_".join(words))
-
-
-def _shorter(stem: str) -> Iterator[str]:
-    """Return a name, and what is left when its last words are taken away, one by one."""
-    yield stem
-    while "_" in stem:
-        stem = stem.rsplit("_", 1)[0]
-        yield stem

@@ -17,9 +17,8 @@ from coa_compress.protocols import NamedLoss, Progress, no_progress
 from coa_compress.tasks.batches import fixed_batches
 from coa_compress.tasks.folder_use import restore_folder
 from coa_compress.tasks.folders import BUILTIN, spaced
-from coa_compress.tasks.image_cache import ImageCache
 from coa_compress.tasks.restoration.channels import input_channels
-from coa_compress.tasks.restoration.data import Reader, RestorationData
+from coa_compress.tasks.restoration.data import RestorationData
 from coa_compress.tasks.restoration.fidelity import Fidelity
 from coa_compress.tasks.restoration.folders import ImageFile, read_images
 from coa_compress.tasks.restoration.settings import RestorationSettings
@@ -162,7 +161,7 @@ class RestorationTask:
         if not self.data.paired:
             return self._psnr_to_teacher_db(model, self.data.validation_crops)
         loaded = (
-            self.data.reader.load(image, most=_VALIDATED_SIDE) for image in self.data.validation
+            self.data.reader.load(image, most=_VALIDATED_SIDE) for image in self.data.held_out
         )
         return self._fidelity.psnr_db(model, loaded)
 
@@ -211,8 +210,8 @@ class RestorationTask:
             ModelError: If the network does not return an image whose size is a whole multiple of
                 that of its input.
         """
-        gray = input_channels(model) == 1
-        return restore_folder(model, source, out, progress, tile=self.settings.tile, gray=gray)
+        tile, gray = self.settings.tile, self.data.reader.gray
+        return restore_folder(model, source, out, progress, tile=tile, gray=gray)
 
     def evaluate_folder(
         self, model: nn.Module, data: Path, progress: Progress
@@ -227,10 +226,9 @@ class RestorationTask:
             message = f"no pairs in {data}: only images without target; "
             message += "expected input/ and target/"
             raise DataError(message)
-        channels = input_channels(model)
-        _check_scale(images, model, channels)
-        reader = Reader(ImageCache(), gray=channels == 1)
-        found = self._fidelity.measure(model, map(reader.load, images), progress, len(images))
+        _check_scale(images, model, self.channels)
+        loaded = map(self.data.reader.load, images)
+        found = self._fidelity.measure(model, loaded, progress, len(images))
         return {name: {data.resolve().name: value} for name, value in found.items()}
 
     @property
