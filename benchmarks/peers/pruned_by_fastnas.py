@@ -1,6 +1,7 @@
 """FastNAS of NVIDIA ModelOpt, as its manual calls it."""
 
 import copy
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,12 +17,16 @@ _ROUND_TO = 8
 def prune_by_fastnas(subject: Subject, keep: float) -> Pruned:
     """Return a student of FastNAS, which scores by minus the loss on the calibration images.
 
+    It scores every width of every layer before it searches, whatever the budget, and keeps the
+    scores in a file: the next budget of the same subject finds them there.
+
     Args:
         subject: What is pruned.
         keep: Fraction of the MACs that may be kept.
 
     Raises:
-        Exception: Whatever it raises.
+        ValueError: If its smallest network is above the budget, in one line.
+        Exception: Whatever else it raises.
     """
     import modelopt.torch.prune as mtp
     from modelopt.torch.prune.fastnas import FastNASConfig
@@ -36,7 +41,8 @@ def prune_by_fastnas(subject: Subject, keep: float) -> Pruned:
         for rule in (rules or {}).values():
             if rule and "channel_divisor" in rule:
                 rule["channel_divisor"] = _ROUND_TO
-    with TemporaryDirectory() as folder:
+    scores = subject.loops.setdefault(("modelopt:fastnas",), TemporaryDirectory())
+    try:
         student, _ = mtp.prune(
             model=copy.deepcopy(subject.teacher),
             mode=[("fastnas", config)],
@@ -44,10 +50,21 @@ def prune_by_fastnas(subject: Subject, keep: float) -> Pruned:
             dummy_input=subject.example,
             config={
                 "score_func": score,
-                "checkpoint": str(Path(folder) / "search.pth"),
+                "checkpoint": str(Path(scores.name) / "search.pth"),
                 "data_loader": None,
                 "collect_func": lambda batch: batch,
                 "verbose": False,
             },
         )
+    except ValueError as error:
+        raise ValueError(_in_one_line(str(error))) from error
     return Pruned(student.eval(), matched_cut(subject.teacher, student))
+
+
+def _in_one_line(message: str) -> str:
+    """Return what its table of constraints says, or the message where there is no such table."""
+    flops = re.findall(r"flops\W+([\d.]+[KMBT]?)", message)
+    if len(flops) < 2:
+        return message
+    least, bound = flops[:2]
+    return f"its smallest network has {least} flops, and {bound} are asked"
