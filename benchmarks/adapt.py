@@ -22,8 +22,9 @@ from torch import nn
 
 from benchmarks.model_card import Unchanged
 from benchmarks.records import add_rows, averages, markdown_table, new_record
-from coa_compress.compressor import Compressor, open_student
+from coa_compress.compressor import Compressor
 from coa_compress.errors import DataError
+from coa_compress.opening import open_student
 from coa_compress.protocols import SilentObserver
 from coa_compress.recipe.files import load_recipe
 from coa_compress.recipe.schema import Recipe

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.adaptation import PSEUDO_LABELS, label_on_the_way
-from coa_compress.compressor import open_student
+from coa_compress.opening import open_student
 from coa_compress.protocols import PseudoLabel
 from coa_compress.tasks.dehazing.guidance.labels import LABELS
 from coa_compress.tasks.dehazing.settings import DehazingSettings

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from benchmarks.records import markdown_table, new_record, write_record
-from coa_compress.compressor import open_student
 from coa_compress.errors import ModelError
+from coa_compress.opening import open_student
 from coa_compress.protocols import Deployable, no_progress
 
 _FILE = Path("benchmarks/results/teacher.json")

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from coa_compress.compressor import open_network, open_student
 from coa_compress.errors import ModelError
 from coa_compress.factories import is_factory
+from coa_compress.opening import open_network, open_student
 from coa_compress.protocols import Task
 from coa_compress.recipe.files import GENERIC_TASK, TASKS
 

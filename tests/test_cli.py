@@ -52,7 +52,7 @@ class Folders:
 
 
 class FakeEngine(types.ModuleType):
-    """Stands for ``coa_compress.compressor`` and remembers how it was called."""
+    """Stands for ``coa_compress.compressor`` and ``opening``, and remembers how it was called."""
 
     def __init__(self):
         super().__init__("coa_compress.compressor")
@@ -100,6 +100,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(files, "load_recipe", functools.partial(files.load_recipe, schema=schema))
     fake = FakeEngine()
     monkeypatch.setitem(sys.modules, "coa_compress.compressor", fake)
+    monkeypatch.setitem(sys.modules, "coa_compress.opening", fake)
     return fake
 
 

@@ -28,13 +28,13 @@ from small_runs import (
 from torch import nn
 
 from coa_compress import Compressor, Result, compressor, load
-from coa_compress.compressor import open_student
 from coa_compress.errors import (
     ModelError,
     NoEffectWarning,
     RecipeError,
     WeightsError,
 )
+from coa_compress.opening import open_student
 from coa_compress.profiling.counting import count_macs
 from coa_compress.protocols import SilentObserver
 from coa_compress.report.document import to_document
@@ -351,6 +351,29 @@ def test_a_student_is_judged_as_its_recipe_says(tmp_path):
     assert task.example_input().shape == (1, 3, 16, 16)
     _, task = open_student(str(tmp_path / "run"), task="dehazing")
     assert isinstance(task, DehazingTask)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong", "text"),
+    [
+        ("tile", "x", "must be a whole number, got 'x'"),
+        ("tile", -1, "task.tile: "),
+        ("example_size", [16], "must be a list of 2, got a list of 1"),
+        ("colors", "red", "unknown value 'red'"),
+    ],
+)
+def test_a_record_that_was_edited_is_said_in_a_line(tmp_path, setting, wrong, text):
+    out = tmp_path / "run"
+    Compressor(seeded(Plain), recipe=small_recipe(), out=out).run()
+    path = out / "student" / "student.json"
+    record = json.loads(path.read_text())
+    record["task"] |= {setting: wrong, "once": 1}
+    path.write_text(json.dumps(record))
+
+    with pytest.raises(RecipeError) as error:
+        open_student(str(out))
+    assert re.fullmatch(rf"{re.escape(str(path))}: task\.{setting}: [^\n]+", str(error.value))
+    assert text in str(error.value)
 
 
 def test_a_student_opens_in_another_process(small_default, tmp_path):

@@ -161,7 +161,7 @@ def apply_student(
         message = f"--out {out} is the folder of the photos, which would be lost: choose another"
         raise DataError(message)
     with session(interrupted="files written so far are complete") as screen:
-        from coa_compress.compressor import open_student
+        from coa_compress.opening import open_student
 
         model, user = open_student(source, weights, task=task)
         use = _deployable(user).apply_folder
@@ -183,7 +183,7 @@ def evaluate(
     """Measure a model on a folder of pairs."""
     _check_folder(data)
     with session(interrupted="nothing was changed") as screen:
-        from coa_compress.compressor import open_student
+        from coa_compress.opening import open_student
 
         model, judge = open_student(source, weights, task=task)
         measure = _deployable(judge).evaluate_folder

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from coa_compress.errors import RecipeError
 from coa_compress.recipe.assembly import assemble, plain_recipe
 from coa_compress.recipe.checking import Checker
-from coa_compress.recipe.document import parse_document, write_document
+from coa_compress.recipe.document import Where, parse_document, write_document
 from coa_compress.recipe.overrides import apply_overrides
 from coa_compress.recipe.schema import Recipe, Schema, TaskChoice
 from coa_compress.recipe.shipped import locate
@@ -106,6 +107,36 @@ def parse_recipe(
 def dump_recipe(recipe: Recipe) -> str:
     """Return a recipe as YAML with every default written; parsing it gives the same recipe."""
     return write_document(plain_recipe(recipe))
+
+
+def recorded_settings(
+    settings_class: Any, values: Mapping[str, Any], *, source: str
+) -> dict[str, Any]:
+    """Return settings that stand in a file of ours, checked as those of a recipe are.
+
+    Args:
+        settings_class: The dataclass that they are of.
+        values: JSON values; names that the class does not have, of another version, are left out.
+        source: Name of the file, for messages.
+
+    Raises:
+        RecipeError: If anything is wrong: one line for each problem.
+
+    >>> from coa_compress.tasks.restoration.settings import RestorationSettings
+    >>> recorded_settings(RestorationSettings, {"tile": 512, "once": 1}, source="student.json")
+    {'tile': 512}
+    >>> recorded_settings(RestorationSettings, {"tile": "x"}, source="student.json")
+    Traceback (most recent call last):
+    coa_compress.errors.RecipeError: student.json: task.tile: must be a whole number, got 'x'
+    """
+    known = {item.name for item in fields(settings_class)}
+    given = {name: value for name, value in values.items() if name in known}
+    tree, problems = parse_document(write_document(given), source="", override=Where(0, source))
+    checker = Checker(problems)
+    settings = checker.fill(settings_class, tree, "task")
+    if checker.problems:
+        raise RecipeError("\n".join(problem.line() for problem in checker.problems))
+    return {name: getattr(settings, name) for name in given}
 
 
 def recipe_digest(recipe: Recipe, *, until: str | None = None) -> str:
