@@ -20,6 +20,7 @@ from coa_compress.errors import ModelError, RecipeError, RunError, first_line
 from coa_compress.opening import open_network
 from coa_compress.protocols import (
     Fingerprinted,
+    Noted,
     Observer,
     ReadByStage,
     Rebuildable,
@@ -275,9 +276,10 @@ class Compressor:
         return record
 
     def _notes(self) -> tuple[str, ...]:
+        said = tuple(self.task.notes) if isinstance(self.task, Noted) else ()
         if not self._own_task:
-            return ()
-        return (f"task: an object of {self._own_task}; the task of the recipe was not used",)
+            return said
+        return (f"task: an object of {self._own_task}; the task of the recipe was not used", *said)
 
     def _factory(self) -> tuple[str, dict[str, Any]]:
         if self._model is None and isinstance(self.task, Rebuildable):

@@ -197,6 +197,15 @@ class Explained(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """A task that has something to say that a reader of the report must not miss."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences, each with the task's name or setting in front."""
+
+
+@runtime_checkable
 class Comparable(Protocol):
     """A task that knows what other networks reach on its test splits, for the report."""
 

@@ -320,6 +320,7 @@ def test_a_class_that_was_given_arguments_is_never_opened_without_them(
 def test_a_run_folder_opens_as_a_student_and_its_task(small_default, tmp_path):
     result = Compressor(seeded(Plain), out=tmp_path / "run").run()
 
+    assert result.report.notes[0].startswith("task.train: only built-in images were used")
     for place in (tmp_path / "run", tmp_path / "run" / "student"):
         student, task = open_student(str(place))
         assert torch.equal(student(EXAMPLE), result.student(EXAMPLE))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from coa_compress.errors import DataError, ModelError, SettingError
-from coa_compress.protocols import Explained, Task, no_progress
+from coa_compress.protocols import Explained, Noted, Task, no_progress
 from coa_compress.tasks.dice import Dice
 from coa_compress.tasks.restoration.channels import input_channels
 from coa_compress.tasks.restoration.data import _BUILTIN_VERSION as VERSION
@@ -38,7 +38,20 @@ def test_it_is_a_task():
 
     assert isinstance(task, Task)
     assert isinstance(task, Explained)
+    assert isinstance(task, Noted)
     assert set(task.explanations) == set(task.measure(tiny()))
+
+
+def test_who_gives_no_images_is_told_what_they_are_worth(tmp_path):
+    pairs(tmp_path)
+    task = RestorationTask(SMALL, model=tiny())
+
+    assert len(task.notes) == 1
+    assert task.notes[0].startswith("task.train: only built-in images were used; ")
+    given = of_folders(train=f"builtin,{tmp_path / 'input'}")
+    assert RestorationTask(given, model=tiny()).notes == ()
+    # images of other than one or three channels cannot be given
+    assert RestorationTask(SMALL, model=tiny(4)).notes == ()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 7])

@@ -118,6 +118,16 @@ class RestorationTask:
             words["ssim"] = f"Structural similarity to the target, {compared}; at most 1."
         return words
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of a student that has seen no image of its user."""
+        if self.data.train.images or self.channels not in (1, _RGB):
+            return ()
+        return (
+            "task.train: only built-in images were used; trained on images like those that it is "
+            "for, pairs or images alone, a student can keep more of what its teacher does",
+        )
+
     def fingerprint(self) -> dict[str, list[str]]:
         """Return the version of the built-in images and a digest of the files, by setting.
 
