@@ -36,7 +36,8 @@ from coa_compress.errors import BudgetError, CoaError, NoEffectWarning, SettingE
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exactness import exactness
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.structure.graph import FAILURES, export_graph
+from coa_compress.structure.graph import export_graph
+from coa_compress.structure.torch_export import FAILURES
 from coa_compress.structure.trials import TOLERANCE, stirred
 
 _ZOO = Path(__file__).resolve().parent.parent / "tests" / "zoo"

@@ -36,6 +36,32 @@ class DerainNet(nn.Module):
         hidden = torch.relu(self.body(torch.relu(self.down(x))))
         return [nn.functional.avg_pool2d(x, 2), x + self.up(hidden)]
 """
+MERGING = """
+
+class Conv3XC(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.branch = nn.Conv2d(width, width, 1)
+        self.eval_conv = nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        if self.training:
+            return 2 * self.branch(x)
+        self.eval_conv.weight.data = 2 * self.branch.weight.data
+        self.eval_conv.bias.data = 2 * self.branch.bias.data
+        return self.eval_conv(x)
+
+
+class Upscaler(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Sequential(Conv3XC(16), nn.ReLU(), Conv3XC(16))
+        self.last = nn.Conv2d(16, 12, 3, padding=1)
+
+    def forward(self, x):
+        return nn.functional.pixel_shuffle(self.last(self.body(self.first(x))), 2)
+"""
 DEHAZER = """
 from torch import nn
 from published import DerainNet
@@ -72,19 +98,18 @@ def unannotated():
     return Dehazer(24)
 """
 PTH = ("--weights", "derain.pth")
-MODULES = ("published", "my_nets", "dehazers")
+MODULES = ("published", "my_nets", "dehazers", "merged")
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, images):
     """A working directory with two modules, weights, and recipes."""
-    (block,) = re.findall(
-        r"```python\n(# my_nets.py\n.*?)```",
-        (ROOT / "docs/own_network.md").read_text(encoding="utf-8"),
-        flags=re.DOTALL,
-    )
-    (tmp_path / "published.py").write_text(PUBLISHED, encoding="utf-8")
-    (tmp_path / "my_nets.py").write_text(block, encoding="utf-8")
+    page = (ROOT / "docs/own_network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, flags=re.DOTALL)
+    assert [name for name, _ in blocks] == ["my_nets.py", "merged.py"]
+    for name, block in blocks:
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    (tmp_path / "published.py").write_text(PUBLISHED + MERGING, encoding="utf-8")
     (tmp_path / "dehazers.py").write_text(DEHAZER, encoding="utf-8")
     (tmp_path / "self.yaml").write_text(SELF, encoding="utf-8")
     (tmp_path / "haze.yaml").write_text(DEHAZE.format(images=images), encoding="utf-8")
@@ -95,6 +120,7 @@ def place(tmp_path, monkeypatch, images):
 
     torch.manual_seed(0)
     torch.save(published.DerainNet(32).state_dict(), tmp_path / "derain.pth")
+    torch.save(published.Upscaler().state_dict(), tmp_path / "upscaler.pth")
     trained = torch.nn.DataParallel(dehazers.Dehazer(24)).state_dict()
     torch.save({"epoch": 3, "model_state_dict": trained}, tmp_path / "dehaze.pth")
     yield tmp_path
@@ -116,6 +142,24 @@ def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, cal
     used = call("apply", "run", "photos", "--out", "clear")
     assert used.code == 0, used.err
     assert (place / "clear" / "odd.png").exists()
+
+
+def test_a_network_that_merges_its_branches_is_compressed_as_the_page_says(place, call):
+    refused = call("recipe", "self.yaml", "--model", "published:Upscaler", "--out", "refused")
+    made = call("recipe", "self.yaml", "--model", "merged:upscaler", "--out", "run")
+
+    assert refused.code == 2
+    assert "writes new values into body.0.eval_conv.weight" in refused.err
+    assert "merge its branches before, and give the merged network" in refused.err
+    assert made.code == 0, made.err
+    student = coa_compress.load(place / "run" / "student")
+    assert student.body[0].out_channels < 16
+    import published
+
+    trained = published.Upscaler().eval()
+    trained.load_state_dict(torch.load("upscaler.pth"))
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(build_network("merged:upscaler").eval()(image), trained(image))
 
 
 def test_commands_find_the_module_of_the_working_directory(place):

@@ -1,6 +1,7 @@
 """What the analysis finds, refuses, and leaves alone."""
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -251,6 +252,53 @@ def test_a_network_that_does_not_run_is_an_error_of_one_line():
         StructureError, match=r"^cannot export Sequential at input \(1, 3, 8, 8\): "
     ):
         analyze(nn.Sequential(nn.Conv2d(4, 8, 1)), image())
+
+
+def _larger(net, x):
+    return x if x.sum() > 0 else -x
+
+
+def _chosen(net, x):
+    return [x, -x][int(x.sum() > 0)]
+
+
+@pytest.mark.parametrize("decide", [_larger, _chosen])
+def test_a_network_that_decides_by_values_is_told_where(decide, capfd):
+    with pytest.raises(StructureError) as error:
+        analyze(Around(decide), image())
+
+    line = decide.__code__.co_firstlineno + 1
+    assert re.fullmatch(
+        r"cannot export Around at input \(1, 3, 8, 8\): its code decides by the values of a "
+        rf"tensor \({re.escape(__file__)}:{line}: return .*\): make it run the same calls for "
+        "every input",
+        str(error.value),
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+class Merging(nn.Module):
+    """Writes a kernel anew in each pass, as networks do that merge branches for deployment."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Conv2d(3, 8, 1)
+        self.merged = nn.Conv2d(3, 8, 1)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        self.merged.weight.data = self.branch.weight.data * 2
+        return self.head(self.merged(x))
+
+
+def test_a_network_that_writes_its_own_weights_is_told_to_merge_them():
+    with pytest.raises(StructureError) as error:
+        analyze(Merging(), image())
+
+    assert str(error.value) == (
+        "cannot export Merging at input (1, 3, 8, 8): its forward writes new values into "
+        "merged.weight: merge its branches before, and give the merged network"
+    )
 
 
 def test_a_network_with_random_output_is_an_error():

@@ -20,7 +20,7 @@ from coa_compress.refit.sampling import portions_of
 from coa_compress.refit.solve import effort
 from coa_compress.refit.targets import Targets, observe_teacher
 from coa_compress.refit.tracing import trace
-from coa_compress.structure.graph import FAILURES
+from coa_compress.structure.torch_export import FAILURES
 
 _PULLS = (1.0, 1e2, 1e4)
 """Strengths of the pull that are tried on each layer, relative to the one asked for."""

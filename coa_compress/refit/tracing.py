@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from coa_compress.refit.calls import Call, Watch
 from coa_compress.refit.operators import Operator, Size, size_of
-from coa_compress.structure.graph import FAILURES
 from coa_compress.structure.rebuild import named_tensors
+from coa_compress.structure.torch_export import FAILURES
 
 COMPUTED = "computed "
 """How the key of a weight starts that is no parameter or buffer of the network."""

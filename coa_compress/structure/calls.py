@@ -7,10 +7,12 @@ from typing import Literal
 from torch import Tensor, fx
 
 from coa_compress.structure.graph import (
+    UNKNOWN_SIZE,
     arguments_of,
     is_tensor,
     operator_name,
     shape_of,
+    sizes_of,
 )
 from coa_compress.structure.labels import Dims, LabelSpace, Vector
 
@@ -66,7 +68,7 @@ class Findings:
         mixing: Operators that mix channels, with how to limit them.
         restricted: Labels that cannot be removed by zeroing.
         shrinking: Grouped convolutions that lose whole groups, with their number of groups.
-        unknown: Names of operators without a rule.
+        unknown: Names of operators without a rule that channels enter.
     """
 
     contractions: list[Contraction] = field(default_factory=list)
@@ -163,7 +165,13 @@ class Call:
         """The shape of every output."""
         value = self.node.meta.get("val")
         values = value if isinstance(value, list | tuple) else [value]
-        return [tuple(int(s) for s in v.shape) for v in values if isinstance(v, Tensor)]
+        return [sizes_of(v) for v in values if isinstance(v, Tensor)]
+
+    @property
+    def sized_by_data(self) -> bool:
+        """Whether values decide a size of what enters or leaves, as in ``x[x > 0]``."""
+        shapes = [*self.out_shapes, *map(shape_of, self.inputs)]
+        return any(UNKNOWN_SIZE in shape for shape in shapes)
 
     @property
     def out_shape(self) -> tuple[int, ...]:

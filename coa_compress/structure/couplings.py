@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from coa_compress.structure.calls import axis
-from coa_compress.structure.graph import FAILURES, arguments_of, operator_name, shape_of, words
+from coa_compress.structure.graph import arguments_of, operator_name, shape_of, words
 from coa_compress.structure.labels import LabelSpace, Vector
 from coa_compress.structure.propagation import LabeledGraph
 from coa_compress.structure.reading import fingerprint
 from coa_compress.structure.reference import run_plain, walk
 from coa_compress.structure.selection import shape_arguments
 from coa_compress.structure.sizes import SHAPE, Key, SizeRead, SizeReads
+from coa_compress.structure.torch_export import FAILURES
 
 Use = tuple[SizeRead, fx.Node, int]
 """A size that code gives to an operator: the read, the call, and the output dimension."""

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from coa_compress.artifacts import ChannelGroup, Cut
 from coa_compress.errors import StructureError
 from coa_compress.registry import did_you_mean
-from coa_compress.structure.graph import FAILURES, canonical_names, first_line
+from coa_compress.structure.graph import canonical_names
 from coa_compress.structure.patches import patches_of_reads, patches_of_sizes
 from coa_compress.structure.rebuild import named_tensors, replace_tensors_, set_attributes_
 from coa_compress.structure.selection import Selection
 from coa_compress.structure.sizes import SizeReads
+from coa_compress.structure.torch_export import FAILURES, first_line
 
 
 def checked_channels(

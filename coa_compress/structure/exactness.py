@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from coa_compress.artifacts import Cut
 from coa_compress.errors import StructureError
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.structure.graph import FAILURES, first_line, place_of
+from coa_compress.structure.graph import place_of
 from coa_compress.structure.rebuild import named_tensors
 from coa_compress.structure.reference import (
     Traced,
@@ -20,6 +20,7 @@ from coa_compress.structure.reference import (
     run_reference,
 )
 from coa_compress.structure.selection import Selection, selection_of_slices
+from coa_compress.structure.torch_export import FAILURES, first_line
 from coa_compress.structure.trials import TOLERANCE, outputs_of, relative_error
 
 

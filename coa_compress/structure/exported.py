@@ -57,7 +57,7 @@ class ExportedStructure:
 
     @property
     def unknown_ops(self) -> tuple[str, ...]:
-        """Names of operators without a rule; what enters them is frozen."""
+        """Names of operators without a rule that channels enter, which are frozen there."""
         return tuple(sorted(self.labeled.findings.unknown))
 
     def workload(self) -> Workload:

@@ -2,29 +2,17 @@
 
 import copy
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from coa_compress.errors import StructureError
+from coa_compress.structure.torch_export import FAILURES, exported_program, first_line, in_torch
 
-FAILURES = (
-    RuntimeError,
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-)
-"""What running or exporting somebody's forward may raise."""
-
-_TORCH_FOLDER = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -82,7 +70,9 @@ def export_graph(model: nn.Module, example: Tensor) -> ExportedGraph:
     >>> [node.op for node in graph.nodes]
     ['placeholder', 'placeholder', 'placeholder', 'call_function', 'output']
     """
-    program = _export(evaluation_copy(model), example)
+    program = exported_program(evaluation_copy(model), example)
+    if any(_mutates_shape(node) for node in program.graph.nodes):
+        program = program.run_decompositions({})
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     first = canonical_names(model)
@@ -123,12 +113,6 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
-def first_line(error: BaseException) -> str:
-    """Return the type and the first line of an error, for a one-line message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
 def words(text: str) -> list[str]:
     """Return the names in a table of operators.
 
@@ -151,9 +135,36 @@ def is_assertion(node: fx.Node) -> bool:
     return node.op == "call_function" and operator_name(node).startswith("_assert")
 
 
+UNKNOWN_SIZE = -1
+"""Stands for a size that the values of a tensor decide, such as that of ``x[x > 0]``."""
+
+
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """Return the shape of the tensor that a node makes."""
-    return tuple(int(size) for size in node.meta["val"].shape)
+    return sizes_of(node.meta["val"])
+
+
+def sizes_of(value: Tensor) -> tuple[int, ...]:
+    """Return the shape of a traced tensor, with ``UNKNOWN_SIZE`` where only its values tell."""
+    return tuple(size if isinstance(size, int) else UNKNOWN_SIZE for size in value.shape)
+
+
+def largest_sizes_of(value: Tensor) -> tuple[int, ...]:
+    """Return the shape of a traced tensor, with the most that can be where only its values tell.
+
+    Raises:
+        StructureError: If there is no bound.
+    """
+    try:
+        return tuple(size if isinstance(size, int) else int(_upper(size)) for size in value.shape)
+    except (OverflowError, TypeError, ValueError):
+        message = f"a tensor of shape {tuple(value.shape)} in the network can be of any size: "
+        message += "bound it, or exclude it from what is compressed"
+        raise StructureError(message) from None
+
+
+def _upper(size: torch.SymInt) -> Any:
+    return size.node.shape_env.bound_sympy(size.node.expr).upper
 
 
 def is_tensor(node: object) -> bool:
@@ -195,25 +206,6 @@ def place_of(node: fx.Node) -> Place:
         if not in_torch(file):
             line = f"{file}:{number}"
     return Place(module, line)
-
-
-def in_torch(file: str) -> bool:
-    """Tell whether a source file belongs to torch itself."""
-    return file.startswith(_TORCH_FOLDER)
-
-
-def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(model, (example,), strict=False)
-            if any(_mutates_shape(node) for node in program.graph.nodes):
-                program = program.run_decompositions({})
-    except FAILURES as error:
-        shape = tuple(example.shape)
-        message = f"cannot export {type(model).__name__} at input {shape}: {first_line(error)}"
-        raise StructureError(message) from None
-    return program
 
 
 def _mutates_shape(node: fx.Node) -> bool:

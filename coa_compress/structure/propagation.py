@@ -133,13 +133,14 @@ def _outcome(call: Call) -> tuple[Dims, ...]:
     if not call.out_shapes:
         return opaque(call) or ((),)
     rule = rule_of(node)
-    if rule is not None:
+    if rule is not None and not call.sized_by_data:
         try:
             return rule(call)
         except (UnsupportedCallError, LookupError, TypeError, ValueError):
             # an unforeseen use of an operator: what its rule has united stays united, which is safe
             pass
-    call.findings.unknown.add(name)
+    if any(vector is not None for operand in call.inputs for vector in call.dims(operand)):
+        call.findings.unknown.add(name)
     return opaque(call)
 
 

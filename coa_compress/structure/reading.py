@@ -14,15 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from coa_compress.structure.graph import (
-    FAILURES,
-    ExportedGraph,
-    Place,
-    in_torch,
-    operator_name,
-    place_of,
-    words,
-)
+from coa_compress.structure.graph import ExportedGraph, Place, operator_name, place_of, words
 from coa_compress.structure.sizes import (
     SHAPE,
     Key,
@@ -31,6 +23,7 @@ from coa_compress.structure.sizes import (
     TaggedInt,
     sized_by_parameters,
 )
+from coa_compress.structure.torch_export import FAILURES, in_torch
 
 
 def read_sizes(model: nn.Module, example: Tensor, graph: ExportedGraph) -> SizeReads:

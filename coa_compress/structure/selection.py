@@ -10,7 +10,14 @@ from torch import Tensor, fx
 
 from coa_compress.errors import StructureError
 from coa_compress.structure.calls import axis
-from coa_compress.structure.graph import arguments_of, is_tensor, operator_name, shape_of, words
+from coa_compress.structure.graph import (
+    arguments_of,
+    is_tensor,
+    operator_name,
+    shape_of,
+    sizes_of,
+    words,
+)
 from coa_compress.structure.labels import Vector
 from coa_compress.structure.propagation import LabeledGraph
 
@@ -57,9 +64,9 @@ class Selection:
     def sizes(self, node: fx.Node, output: int = 0) -> list[int]:
         """Return the new shape of an output of a node."""
         value = node.meta["val"]
-        shape = value[output].shape if isinstance(value, list | tuple) else value.shape
+        shape = sizes_of(value[output] if isinstance(value, list | tuple) else value)
         dims = self.labeled.known[node][output]
-        return [self.size(labels, int(full)) for labels, full in zip(dims, shape, strict=True)]
+        return [self.size(labels, full) for labels, full in zip(dims, shape, strict=True)]
 
     def tensor_slices(self) -> dict[str, dict[int, Tensor]]:
         """Return the kept positions of each cut dimension of each cut parameter and buffer."""

@@ -11,10 +11,11 @@ from torch.utils import _pytree as pytree
 
 from coa_compress.errors import StructureError
 from coa_compress.structure.exported import ExportedStructure
-from coa_compress.structure.graph import FAILURES, evaluation_copy, first_line, output_nodes
+from coa_compress.structure.graph import evaluation_copy, output_nodes
 from coa_compress.structure.rebuild import named_tensors, replace_tensors_
 from coa_compress.structure.reference import double_precision, doubled_copy, run_reference
 from coa_compress.structure.selection import Selection
+from coa_compress.structure.torch_export import FAILURES, first_line
 
 TOLERANCE = 1e-9
 """Largest relative error in double precision of a cut that counts as exact."""

@@ -14,6 +14,7 @@ from coa_compress.structure.graph import (
     arguments_of,
     canonical_names,
     is_assertion,
+    largest_sizes_of,
     operator_name,
     words,
 )
@@ -101,11 +102,11 @@ def _sizes(
 ) -> list[int | Extent]:
     """Return the sizes of an output of a node, those that follow widths as extents."""
     value = node.meta["val"]
-    shape = value[output].shape if isinstance(value, list | tuple) else value.shape
+    shape = largest_sizes_of(value[output] if isinstance(value, list | tuple) else value)
     sizes: list[int | Extent] = []
     for vector, size in zip(labeled.known[node][output], shape, strict=True):
         extent = None if vector is None else extents.of(vector)
-        sizes.append(extent if extent is not None and extent.per_channel else int(size))
+        sizes.append(extent if extent is not None and extent.per_channel else size)
     return sizes
 
 
