@@ -15,9 +15,11 @@ from coa_compress.artifacts import Batch
 from coa_compress.errors import StructureError, WeightsError
 from coa_compress.profiling.counting import count_macs
 from coa_compress.refit.closed_form import refit
+from coa_compress.structure import graph_student
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exactness import check_exact, exactness_error
-from coa_compress.structure.graph_student import GraphStudent
+from coa_compress.structure.graph import export_graph
+from coa_compress.structure.graph_student import GraphsBySize, GraphStudent
 from coa_compress.structure.modes import least
 from coa_compress.structure.reference import double_precision
 from coa_compress.students import (
@@ -74,6 +76,27 @@ def test_code_with_literals_is_cut_as_a_graph_and_exact(literal):
     assert isinstance(cut.student, GraphStudent)
     assert "graph of Literal" in repr(cut.student)
     assert check_exact(structure, cut, kept, example).sizes == ((1, 3, 16, 16), (1, 3, 8, 8))
+
+
+def test_a_size_first_met_in_mixed_precision_is_exported_in_full(literal, monkeypatch):
+    structure, kept, cut, _ = literal
+    x = image(2, 3, 24, 8)
+    fresh = structure.cut(kept).student
+    fresh._programs.graphs = GraphsBySize(structure.model)
+    mixed = []
+
+    def export(network, example):
+        mixed.append(torch.is_autocast_enabled("cpu"))
+        return export_graph(network, example)
+
+    monkeypatch.setattr(graph_student, "export_graph", export)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = fresh(x)
+
+    assert mixed == [False]
+    assert same(fresh, cut.student, x)
+    with torch.no_grad():
+        torch.testing.assert_close(rough.float(), fresh(x), rtol=0.1, atol=0.1)
 
 
 def test_a_graph_can_get_smaller_than_the_code_allows(literal):

@@ -7,7 +7,7 @@ each size that the student meets.
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -137,7 +137,11 @@ def _plain_torch(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.inference_mode(mode=False), _disable_current_modes():
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(_disable_current_modes())
             yield
     finally:
         torch.set_default_dtype(before)
