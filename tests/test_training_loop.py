@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from coa_compress.errors import SettingError, TrainingError, WeightsError
+from coa_compress.errors import CoaWarning, SettingError, TrainingError, WeightsError
+from coa_compress.training import engine
 from coa_compress.training.averaging import tensors_of
 from coa_compress.training.loop import TrainingJob, TrainingResult, fit
 from coa_compress.training.schedule import learning_rate_at
@@ -188,6 +189,66 @@ def test_a_resumed_run_with_extras_and_bf16_equals_an_uninterrupted_one(tmp_path
     assert_same(run(job, settings, folder=tmp_path), whole)
     assert all(torch.equal(before[n], value) for n, value in adapter.state_dict().items())
     assert adapter.weight.grad is None
+
+
+class ByHand(torch.autograd.Function):
+    """A product whose backward pass no autocast helps: it mixes bfloat16 with float32."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight.detach())
+        return x @ weight.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return gradient @ weight.t(), x.flatten(0, -2).t() @ gradient.flatten(0, -2)
+
+
+class OnlyFloat32(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.weight = nn.Parameter(torch.eye(8))
+
+    def forward(self, x):
+        return ByHand.apply(self.first(self.norm(x)), self.weight)[:, :1]
+
+
+def test_a_network_that_cannot_run_in_bf16_is_trained_in_fp32(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_multiplies_bf16_fast", lambda device: True)
+    torch.manual_seed(0)
+    job = make_job(model=OnlyFloat32())
+    whole = run(job, make_settings(precision="fp32"))
+    said = r"'halve' cannot run in bf16 \(expected .*\): it is trained in fp32"
+
+    with pytest.warns(CoaWarning, match=said):
+        assert_same(run(job, make_settings(precision="auto")), whole)
+    with pytest.warns(CoaWarning, match=said), pytest.raises(StopError):
+        run(job, make_settings(precision="auto"), folder=tmp_path, progress=stop_at(5))
+    with pytest.warns(CoaWarning, match=said):
+        assert_same(run(job, make_settings(precision="auto"), folder=tmp_path), whole)
+    with pytest.raises(TrainingError) as caught:
+        run(job, make_settings(precision="bf16"))
+    assert str(caught.value).startswith("'halve' cannot run in bf16 (expected ")
+    assert str(caught.value).endswith("): set precision to fp32 or auto")
+
+
+def test_what_fails_in_every_precision_is_raised_as_it_is(monkeypatch):
+    monkeypatch.setattr(engine, "_multiplies_bf16_fast", lambda device: True)
+
+    def losses(model, averaged, generator):
+        return {"l1": model(torch.rand(1, 2, 8, 8)).sum()}
+
+    job = make_job(step_losses=losses, weights={"l1": 1.0})
+    with (
+        pytest.warns(CoaWarning),
+        pytest.raises(RuntimeError, match="to have 1 channels") as caught,
+    ):
+        run(job, make_settings(precision="auto"))
+
+    assert not isinstance(caught.value, TrainingError)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):

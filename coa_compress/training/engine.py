@@ -87,7 +87,7 @@ class Engine:
         from lightning_fabric import Fabric
 
         self.precision = resolve_precision(precision, device)
-        self._processes = processes
+        self.processes = processes
         with quiet("lightning_fabric"):
             self._fabric = Fabric(
                 accelerator=device.type,
@@ -103,7 +103,7 @@ class Engine:
     def setup_(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take charge of a module and the optimizer of its parameters."""
         self._whole, self._plain_optimizer = module, optimizer
-        if not self._processes.sharded:
+        if not self.processes.sharded:
             self._module, self._optimizer = self._fabric.setup(module, optimizer)
 
     def backward(self, loss: Tensor) -> None:
@@ -112,12 +112,12 @@ class Engine:
 
     def average_(self) -> None:
         """Replace the gradients of this process by the mean over all of them, once a step."""
-        self._processes.average_gradients_(self._whole)
+        self.processes.average_gradients_(self._whole)
 
     def clip_(self, max_norm: float) -> float:
         """Scale the gradients down to a 2-norm; return the norm they had, perhaps not finite."""
-        if self._processes.sharded:
-            return clip_gradients_(self._whole, max_norm, self._processes)
+        if self.processes.sharded:
+            return clip_gradients_(self._whole, max_norm, self.processes)
         norm = self._fabric.clip_gradients(
             self._module, self._optimizer, max_norm=max_norm, error_if_nonfinite=False
         )
@@ -125,7 +125,7 @@ class Engine:
 
     def step_(self) -> None:
         """Change the parameters by their gradients."""
-        (self._plain_optimizer if self._processes.sharded else self._optimizer).step()
+        (self._plain_optimizer if self.processes.sharded else self._optimizer).step()
 
     @contextmanager
     def mixed(self, *modules: nn.Module) -> Iterator[None]:

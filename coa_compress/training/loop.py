@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import History
-from coa_compress.errors import TrainingError
+from coa_compress.errors import (
+    FOREIGN_ERRORS,
+    CoaError,
+    CoaWarning,
+    TrainingError,
+    first_line,
+)
 from coa_compress.protocols import Progress, no_progress
 from coa_compress.training.averaging import decay_at, tensors_of, update_average_
 from coa_compress.training.engine import Engine, parse_device
@@ -21,7 +28,7 @@ from coa_compress.training.objective import check_names, check_weights, values_o
 from coa_compress.training.processes import ALONE, Processes
 from coa_compress.training.schedule import learning_rate_at
 from coa_compress.training.seeds import repeatable, seed_global_, seed_of, step_seed
-from coa_compress.training.settings import TrainingSettings
+from coa_compress.training.settings import Precision, TrainingSettings
 from coa_compress.training.state import CHECKPOINT_NAME, LoopState, digest_job, fill_, packed
 
 StepLosses = Callable[[nn.Module, nn.Module, torch.Generator], Mapping[str, Tensor]]
@@ -123,15 +130,37 @@ def fit(  # noqa: PLR0913 - a seventh says with whom
     check_weights(job.weights)
     processes.check_batch_size(settings.batch_size)
     place = parse_device(device)
-    with ExitStack() as stack:
-        stack.enter_context(repeatable(place, cpu_threads=settings.cpu_threads))
-        if job.trainable_extras is not None:
-            stack.enter_context(_borrowed(job.trainable_extras, place))
-        loop = _Loop(job, settings, seed=seed, device=place, folder=folder, processes=processes)
-        stack.enter_context(shared_norms(loop.state.trained, processes))
-        stack.enter_context(loop.engine.mixed(loop.state.model, loop.state.averaged))
-        loop.run(progress)
-    return loop.result()
+
+    def fitted(precision: Precision) -> TrainingResult:
+        with ExitStack() as stack:
+            stack.enter_context(repeatable(place, cpu_threads=settings.cpu_threads))
+            if job.trainable_extras is not None:
+                stack.enter_context(_borrowed(job.trainable_extras, place))
+            engine = Engine(precision, place, processes)
+            loop = _Loop(job, settings, engine, seed=seed, device=place, folder=folder)
+            stack.enter_context(shared_norms(loop.state.trained, processes))
+            stack.enter_context(engine.mixed(loop.state.model, loop.state.averaged))
+            loop.run(progress)
+        return loop.result()
+
+    try:
+        return fitted(settings.precision)
+    except _ReducedError as error:
+        found = f"{job.name!r} cannot run in bf16 ({first_line(error.cause)})"
+        if settings.precision != "auto":
+            message = f"{found}: set precision to fp32 or auto"
+            raise processes.told(TrainingError(message)) from error.cause
+    if processes.rank == 0:
+        warnings.warn(f"{found}: it is trained in fp32", CoaWarning, stacklevel=2)
+    return fitted("fp32")
+
+
+class _ReducedError(Exception):
+    """The first step fails where the network runs in fewer digits than float32."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class _Loop:
@@ -139,15 +168,15 @@ class _Loop:
         self,
         job: TrainingJob,
         settings: TrainingSettings,
+        engine: Engine,
         *,
         seed: int,
         device: torch.device,
         folder: Path | None,
-        processes: Processes,
     ) -> None:
         self.job, self.settings, self.seed = job, settings, seed
-        self.device, self.folder, self.processes = device, folder, processes
-        self.engine = Engine(settings.precision, device, processes)
+        self.engine, self.device, self.folder = engine, device, folder
+        self.processes = processes = engine.processes
         model = copy.deepcopy(job.model).to(device)
         _set_layout_(model, torch.contiguous_format if processes.sharded else torch.channels_last)
         self.state = LoopState(
@@ -166,9 +195,11 @@ class _Loop:
 
     def run(self, progress: Progress) -> None:
         state, settings = self.state, self.settings
+        advance = self._try_to_advance
         while state.step < settings.steps and not self._stalled():
             rate = learning_rate_at(state.step, settings)
-            losses = self._advance(rate)
+            losses = advance(rate)
+            advance = self._advance
             last = state.step == settings.steps
             state.log.add(state.step, losses, last=last)
             if last or state.step % settings.validate_every == 0:
@@ -197,6 +228,21 @@ class _Loop:
             best_step=state.step if state.best is None else state.best_step,
             best_value=state.best_value,
         )
+
+    def _try_to_advance(self, rate: float) -> dict[str, float]:
+        """Take a step; tell apart what may go well with more digits.
+
+        A network may mix tensors that autocast turns into bfloat16 with others that it does not,
+        as in a backward pass written by hand.
+        """
+        try:
+            return self._advance(rate)
+        except (CoaError, torch.OutOfMemoryError):
+            raise
+        except FOREIGN_ERRORS as error:
+            if not self.engine.reduced:
+                raise
+            raise _ReducedError(error) from error
 
     def _advance(self, rate: float) -> dict[str, float]:
         state, settings = self.state, self.settings

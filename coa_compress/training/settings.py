@@ -36,7 +36,8 @@ class TrainingSettings:
         clip_norm: Largest 2-norm of the whole gradient.
         ema_decay: Decay of the moving average of the weights; 0 means no averaging.
         accumulate: Micro-steps whose gradients make one optimizer step.
-        precision: Number format of the forward pass; losses are always float32.
+        precision: Number format of the forward pass; losses are always float32. ``auto`` is bf16
+            where the device is fast in it and the network's own code can run in it, else fp32.
         checkpoint_every: Steps between two checkpoints.
         validate_every: Steps between two validations.
         patience: Steps without a better validation after which training stops, or None to take
