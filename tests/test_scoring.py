@@ -317,6 +317,41 @@ def test_random_depends_on_the_seed_alone():
     assert not torch.equal(same[0], other)
 
 
+class WritingOver(nn.Module):
+    """Saves a copy in evaluation mode, as partial convolutions do: no gradient passes there."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        self.net = net
+        self.partial = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = torch.sigmoid(self.net(x))
+        if self.training:
+            return torch.cat([self.partial(output[:, :2]), output[:, 2:]], dim=1)
+        output[:, :2] = self.partial(output[:, :2])
+        return output
+
+
+@pytest.mark.parametrize("scorer", [score_output_sensitivity, score_fisher, score_taylor])
+def test_code_that_writes_over_its_activations_is_scored_like_code_that_does_not(scorer):
+    net = WritingOver(small_net())
+    batches = [Batch(torch.rand(2, 3, 6, 6), torch.rand(2, 3, 6, 6))]
+    reader = Member("net.3.weight", 1, "input", torch.arange(WIDTH)[:, None])
+    group = [ChannelGroup("net.0", WIDTH, (reader,))]
+
+    class Plain(WritingOver):
+        def forward(self, x: Tensor) -> Tensor:
+            output = torch.sigmoid(self.net(x))
+            return torch.cat([self.partial(output[:, :2]), output[:, 2:]], dim=1)
+
+    plain = Plain(net.net)
+    plain.partial = net.partial
+    found = scorer(net, group, batches, squared_error)["net.0"]
+    torch.testing.assert_close(found, scorer(plain, group, batches, squared_error)["net.0"])
+    assert float(found.max()) > 0
+
+
 def test_sensitivity_takes_outputs_in_any_container():
     class Two(nn.Module):
         def __init__(self):

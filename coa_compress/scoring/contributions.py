@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from coa_compress.artifacts import Batch, ChannelGroup, Member, Scores
 from coa_compress.errors import ModelError, SettingError
@@ -15,6 +17,8 @@ from coa_compress.structure.rebuild import named_tensors
 
 Scalars = Callable[[Any, Batch], Iterable[Tensor]]
 """Scalars of the output on a batch of one, each to be differentiated."""
+
+_WRITTEN_OVER = "modified by an inplace operation"
 
 
 def reading_members(group: ChannelGroup) -> tuple[Member, ...]:
@@ -73,10 +77,15 @@ def contributions(
     sums = {group.name: torch.zeros(group.n_channels, dtype=torch.float64) for group in groups}
     squares = {name: torch.zeros_like(total) for name, total in sums.items()}
     n_scalars = 0
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
         probe = copy.deepcopy(model).eval()
         weights = _differentiable(probe, groups)
-        for example in _single_examples(batches):
+        examples = list(_single_examples(batches))
+        if examples and _writes_over(probe, weights, examples[0].input):
+            stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+        for example in examples:
             for scalar in scalars(probe(example.input), example):
                 products = _weight_times_gradient(scalar, weights)
                 for group in groups:
@@ -91,6 +100,19 @@ def contributions(
         {name: _checked(total / n_scalars, name) for name, total in sums.items()},
         {name: _checked(total / n_scalars, name) for name, total in squares.items()},
     )
+
+
+def _writes_over(probe: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> bool:
+    """Tell whether code that is meant for evaluation alone loses what a gradient needs."""
+    outputs = [t for t in pytree.tree_leaves(probe(x)) if isinstance(t, Tensor) and t.requires_grad]
+    if not outputs:
+        return False
+    ones = [torch.ones_like(output) for output in outputs]
+    try:
+        torch.autograd.grad(outputs, list(weights.values()), ones, allow_unused=True)
+    except RuntimeError as error:
+        return _WRITTEN_OVER in str(error)
+    return False
 
 
 def _differentiable(probe: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
