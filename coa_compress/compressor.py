@@ -171,7 +171,11 @@ class Compressor:
                 report=report,
                 report_path=run.path / REPORT_PAGE,
                 record=student_record(
-                    outcome.state, self.recipe, factory, task=self._task_record()
+                    outcome.state,
+                    self.recipe,
+                    factory,
+                    task=self._task_record(),
+                    example=context.example,
                 ),
                 summary=summary_of(report),
                 folder=self._temporary,

@@ -1,4 +1,4 @@
-"""Forward hooks that are always removed."""
+"""Watching forward passes, by hooks that are always removed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -79,3 +79,39 @@ def watched_calls(
             stack.callback(modules[path].register_forward_pre_hook(before).remove)
             stack.callback(modules[path].register_forward_hook(after, always_call=True).remove)
         yield
+
+
+@contextmanager
+def assigned_attributes(model: nn.Module) -> Iterator[set[str]]:
+    """Collect the attributes that modules are given, such as ``self.scale = ...`` in ``forward``.
+
+    Args:
+        model: Any network.
+
+    Yields:
+        A set that fills with names such as ``body.0.scale``, a module of two paths by its first.
+
+    >>> class Counting(nn.Module):
+    ...     def forward(self, x: Tensor) -> Tensor:
+    ...         self.passes = 1
+    ...         return x
+    >>> net = nn.Sequential(Counting())
+    >>> with assigned_attributes(net) as found:
+    ...     _ = net(Tensor([1.0]))
+    >>> found
+    {'0.passes'}
+    """
+    paths = {id(module): path for path, module in model.named_modules()}
+    found: set[str] = set()
+    original = nn.Module.__setattr__
+
+    def note(module: nn.Module, name: str, value: Tensor | nn.Module) -> None:
+        if id(module) in paths:
+            found.add(f"{paths[id(module)]}.{name}".removeprefix("."))
+        original(module, name, value)
+
+    nn.Module.__setattr__ = note  # type: ignore[assignment, method-assign]
+    try:
+        yield found
+    finally:
+        nn.Module.__setattr__ = original  # type: ignore[method-assign]

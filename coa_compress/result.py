@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from coa_compress.errors import CoaWarning
+from coa_compress.hooks import assigned_attributes
 from coa_compress.protocols import Comparable, Explained, Showable, Task
 from coa_compress.provenance import commit, machine, versions
 from coa_compress.recipe.assembly import plain_recipe
@@ -90,7 +92,12 @@ def final_network(state: State) -> nn.Module:
 
 
 def student_record(
-    state: State, recipe: Recipe, factory: tuple[str, dict[str, Any]], *, task: Mapping[str, Any]
+    state: State,
+    recipe: Recipe,
+    factory: tuple[str, dict[str, Any]],
+    *,
+    task: Mapping[str, Any],
+    example: Tensor,
 ) -> StudentRecord:
     """Return how the student of a run follows from its teacher.
 
@@ -99,8 +106,12 @@ def student_record(
         recipe: What was asked for.
         factory: Class of the teacher as ``package.module:Class``, and its arguments.
         task: Name and settings of the task, JSON values.
+        example: One input, batch 1.
     """
-    teacher, student = state.teacher.state_dict(), final_network(state).state_dict()
+    network = final_network(state).eval()
+    with assigned_attributes(network) as assigned, torch.no_grad():
+        network(example.to(next(network.parameters()).device))
+    teacher, student = state.teacher.state_dict(), network.state_dict()
     shapes = {n: list(t.shape) for n, t in student.items() if t.shape != teacher[n].shape}
     kept = {} if state.allocation is None else state.allocation.kept
     return StudentRecord(
@@ -112,8 +123,9 @@ def student_record(
         task=task,
         recipe_digest=recipe_digest(recipe),
         versions=versions(),
-        settings_sha256=digest_settings(final_network(state)),
-        graph=graph_record(final_network(state)),
+        settings_sha256=digest_settings(network, without=assigned),
+        assigned=tuple(sorted(assigned)),
+        graph=graph_record(network),
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -56,6 +56,8 @@ class StudentRecord:
         versions: Version of each library that made it.
         settings_sha256: What ``digest_settings`` says of the student; empty for not known. A class
             that needs other arguments than those recorded is then found out.
+        assigned: Attributes that ``forward`` itself assigns, such as ``body.0.scale``: values of
+            the last input, and no settings.
         graph: For a student that runs the teacher's graph: ``slices``, the kept positions of each
             cut dimension of each tensor, and ``outputs``, whose channels stay; else empty.
     """
@@ -69,6 +71,7 @@ class StudentRecord:
     recipe_digest: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings_sha256: str = ""
+    assigned: Sequence[str] = ()
     graph: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -97,7 +100,7 @@ def apply_shapes_(
         # a record may come from a stranger: only sizes are ever set
         before = getattr(modules.get(patch.module), patch.attribute, None)
         if isinstance(before, bool) or not isinstance(before, int | tuple | list):
-            name = f"{patch.module}.{patch.attribute}".removeprefix(".")
+            name = _name_of(patch.module, patch.attribute)
             message = f"{type(model).__name__} has no size {name!r} to set to {patch.value}"
             raise WeightsError(message)
     try:
@@ -168,11 +171,17 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 
 def _to_record(document: Mapping[str, Any]) -> StudentRecord:
-    known = {"settings_sha256": "", "graph": {}, **document}  # absent in files of earlier versions
+    known = {
+        "settings_sha256": "",
+        "assigned": [],
+        "graph": {},
+        **document,
+    }  # absent in files of earlier versions
     values = {f.name: known[f.name] for f in fields(StudentRecord)}
     for name in ("arguments", "kept", "shapes", "task", "versions", "graph"):
         values[name] = dict(values[name].items())
     values["shapes"] = {n: list(_to_sizes(shape)) for n, shape in values["shapes"].items()}
+    values["assigned"] = tuple(str(name) for name in values["assigned"])
     values["patches"] = [_to_patch(patch) for patch in values["patches"]]
     return StudentRecord(**values)
 
@@ -216,7 +225,8 @@ def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Mo
         raise WeightsError(message)
     if model is None:
         student = _build_student(record, folder / STUDENT_RECORD)
-        if record.settings_sha256 not in ("", digest_settings(student)):
+        digest = digest_settings(student, without=record.assigned)
+        if record.settings_sha256 not in ("", digest):
             message = (
                 f"the teacher of {folder / STUDENT_RECORD} was built with arguments that are not "
                 f"recorded: pass model=..., a freshly built teacher"
@@ -243,8 +253,12 @@ def _take_dtypes_and_buffers_(
             place.data = place.data.to(tensors[name].dtype)
 
 
-def digest_settings(model: nn.Module) -> str:
+def digest_settings(model: nn.Module, *, without: Collection[str] = ()) -> str:
     """Return an identity of the plain attributes of every module, such as strides and slopes.
+
+    Args:
+        model: Any network.
+        without: Attributes that are no settings, such as ``body.0.scale``.
 
     >>> digest_settings(nn.LeakyReLU(0.1)) == digest_settings(nn.LeakyReLU(0.2))
     False
@@ -253,9 +267,14 @@ def digest_settings(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for path, module in model.named_modules():
         settings = {n: v for n, v in vars(module).items() if n != "training" and n[:1] != "_"}
+        settings = {n: v for n, v in settings.items() if _name_of(path, n) not in without}
         named = sorted((n, repr(v)) for n, v in settings.items() if isinstance(v, plain))
         digest.update(repr((path, type(module).__qualname__, named)).encode())
     return digest.hexdigest()
+
+
+def _name_of(path: str, attribute: str) -> str:
+    return f"{path}.{attribute}".removeprefix(".")
 
 
 def _build_student(record: StudentRecord, path: Path) -> nn.Module:

@@ -354,6 +354,24 @@ def test_a_student_is_judged_as_its_recipe_says(tmp_path):
     assert isinstance(task, DehazingTask)
 
 
+class Noting(Plain):
+    """Keeps a value of its last forward pass, as networks do that invert a change of colors."""
+
+    gain = 0.0
+
+    def forward(self, x):
+        self.gain = x.mean().item()
+        return super().forward(x)
+
+
+def test_what_forward_notes_is_no_setting(small_default, tmp_path):
+    result = Compressor(seeded(Noting), out=tmp_path / "run").run()
+
+    assert result.record.assigned == ("gain",)
+    student, _ = open_student(str(tmp_path / "run"))
+    assert torch.equal(student(EXAMPLE), result.student(EXAMPLE))
+
+
 @pytest.mark.parametrize(
     ("setting", "wrong", "text"),
     [
