@@ -9,7 +9,7 @@ from benchmarks.networks.residual import denoiser, upscaler
 from benchmarks.records import read_record
 from coa_compress.tasks.images import read_image
 from coa_compress.tasks.restoration.folders import read_images
-from coa_compress.tasks.tiling import sizes_of
+from coa_compress.tasks.tiling import Sizes, sizes_of
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_pairs_are_noisy_or_small_images(data, tmp_path):
 
 def test_networks_start_from_a_plain_enlargement():
     for network, scale in ((denoiser(), 1), (upscaler(), 2)):
-        assert sizes_of(network) == (1, scale)
+        assert sizes_of(network) == Sizes(1, scale)
         tail = network.tail[0] if scale == 2 else network.tail
         torch.nn.init.zeros_(tail.weight)
         torch.nn.init.zeros_(tail.bias)

@@ -1,5 +1,6 @@
 import io
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from coa_compress.tasks.images import (
     to_levels,
     write_image,
 )
-from coa_compress.tasks.tiling import restore_image, sizes_of, spans
+from coa_compress.tasks.tiling import Sizes, restore_image, sizes_of, spans
 
 
 def pixels(height=6, width=8, seed=0):
@@ -282,13 +283,48 @@ def test_a_network_that_changes_the_size_is_refused():
         restore_image(nn.Conv2d(3, 3, 3), torch.rand(3, 8, 8))
 
 
-@pytest.mark.parametrize(("step", "size"), [(1, (5, 7)), (2, (5, 8)), (8, (17, 9)), (64, (70, 40))])
+@pytest.mark.parametrize(
+    ("step", "size"), [(1, (5, 7)), (2, (5, 8)), (8, (17, 9)), (128, (70, 40))]
+)
 def test_images_are_padded_to_what_the_network_wants(step, size):
     model = nn.Sequential(nn.PixelUnshuffle(step), nn.PixelShuffle(step))
     image = torch.rand(3, *size)
 
-    assert sizes_of(model) == (step, 1)
+    assert sizes_of(model) == Sizes(step, 1)
     assert torch.equal(restore_image(model, image), image)
+
+
+class Tokens(nn.Module):
+    """Forgets the height and takes the root of the number of pixels, as Uformer does."""
+
+    def forward(self, image):
+        side = int(image.shape[-1] * image.shape[-2]) ** 0.5
+        tokens = nn.functional.pixel_unshuffle(image, 4).flatten(2)
+        grid = tokens.view(*tokens.shape[:2], int(side) // 4, int(side) // 4)
+        return nn.functional.pixel_shuffle(grid, 4)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (30, 20), (13, 13), (8, 80)])
+def test_images_are_padded_to_squares_where_the_network_takes_no_others(size):
+    model, image = Tokens(), torch.rand(3, *size)
+
+    assert sizes_of(model) == Sizes(4, 1, square=True)
+    assert torch.equal(restore_image(model, image), image)
+    in_tiles = restore_image(model, image, tile=24, overlap=4)
+    torch.testing.assert_close(in_tiles, image, rtol=0, atol=1e-6)
+
+
+def test_an_image_that_a_network_cannot_take_is_an_error_of_one_line():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.Linear(48, 3))
+
+    with pytest.raises(ModelError) as caught:
+        restore_image(model, torch.rand(3, 8, 6))
+
+    assert re.fullmatch(
+        r"Sequential cannot take an image of \(3, 8, 6\) \(.*\): give a network that takes images "
+        r"of any size",
+        str(caught.value),
+    )
 
 
 def test_what_a_network_wants_is_tried_once():
@@ -301,15 +337,15 @@ def test_what_a_network_wants_is_tried_once():
 
     model = Counting()
 
-    assert [sizes_of(model), sizes_of(model), model.calls] == [(1, 1), (1, 1), 1]
+    assert [sizes_of(model), sizes_of(model), model.calls] == [Sizes(1, 1), Sizes(1, 1), 1]
 
 
 def test_a_network_that_rounds_sizes_down_or_keeps_none_is_found_out():
     halved = nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2))
 
-    assert sizes_of(halved) == (2, 1)
-    assert sizes_of(nn.Conv2d(3, 3, 3)) == (1, 1)
-    assert sizes_of(nn.Conv2d(4, 4, 1), channels=4) == (1, 1)
+    assert sizes_of(halved) == Sizes(2, 1)
+    assert sizes_of(nn.Conv2d(3, 3, 3)) == Sizes(1, 1)
+    assert sizes_of(nn.Conv2d(4, 4, 1), channels=4) == Sizes(1, 1)
 
 
 @pytest.mark.parametrize("tile", [9, 1000])
@@ -330,7 +366,7 @@ def test_an_image_may_become_larger_and_of_other_channels(tile):
 def test_padding_of_a_larger_image_is_cut_off():
     model = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 48, 1), nn.PixelShuffle(4))
 
-    assert sizes_of(model) == (2, 2)
+    assert sizes_of(model) == Sizes(2, 2)
     assert restore_image(model, torch.rand(3, 5, 8)).shape == (3, 10, 16)
 
 

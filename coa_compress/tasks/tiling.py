@@ -1,5 +1,6 @@
 """A network on one image of any size, in tiles when the image is large."""
 
+import math
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -7,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coa_compress.errors import FOREIGN_ERRORS, ModelError, SettingError
+from coa_compress.errors import FOREIGN_ERRORS, CoaError, ModelError, SettingError, first_line
 from coa_compress.profiling.modes import evaluating
 
-_STEPS = (1, 2, 4, 8, 16, 32, 64)
+_STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 _PROBE = 128
 _IMAGE_NDIM = 4
 
@@ -19,12 +20,24 @@ class Sizes(NamedTuple):
     """What a network does with the size of an image.
 
     Args:
-        step: Of what height and width must be a multiple, a power of two up to 64.
+        step: Of what height and width must be a multiple, a power of two up to 128.
         scale: How many times higher and wider its output is.
+        square: Whether height and width must be the same.
     """
 
     step: int
     scale: int
+    square: bool = False
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the smallest input that has room for an image.
+
+        >>> Sizes(8, 1).padded(20, 33), Sizes(8, 1, square=True).padded(20, 33)
+        ((24, 40), (40, 40))
+        """
+        sides = (max(height, width),) * 2 if self.square else (height, width)
+        high, wide = (-(-side // self.step) * self.step for side in sides)
+        return high, wide
 
 
 _FOUND: WeakKeyDictionary[nn.Module, Sizes] = WeakKeyDictionary()
@@ -41,25 +54,30 @@ def sizes_of(model: nn.Module, *, channels: int = 3) -> Sizes:
         ``Sizes(1, 1)`` where the output is no whole multiple of the input at all.
 
     >>> sizes_of(nn.Conv2d(3, 3, 3, padding=1))
-    Sizes(step=1, scale=1)
+    Sizes(step=1, scale=1, square=False)
     >>> sizes_of(nn.Sequential(nn.PixelUnshuffle(4), nn.PixelShuffle(4)))
-    Sizes(step=4, scale=1)
+    Sizes(step=4, scale=1, square=False)
     >>> sizes_of(nn.Sequential(nn.Conv2d(3, 12, 1), nn.PixelShuffle(2)))
-    Sizes(step=1, scale=2)
+    Sizes(step=1, scale=2, square=False)
     """
     if model not in _FOUND:
-        tries = (Sizes(step, _scale_at(model, channels, _PROBE + step)) for step in _STEPS)
+        tries = (
+            Sizes(step, _scale_at(model, channels, _PROBE + step, square=square), square)
+            for square in (False, True)
+            for step in _STEPS
+        )
         _FOUND[model] = next((sizes for sizes in tries if sizes.scale), Sizes(1, 1))
     return _FOUND[model]
 
 
-def _scale_at(model: nn.Module, channels: int, side: int) -> int:
-    """Return how many times larger the output of a square image is, 0 for no whole multiple."""
-    output = tried(model, torch.full((1, channels, side, side), 0.5))
+def _scale_at(model: nn.Module, channels: int, height: int, *, square: bool) -> int:
+    """Return how many times larger the output of an image is, 0 for no whole multiple."""
+    width = height if square else 2 * height - _PROBE
+    output = tried(model, torch.full((1, channels, height, width), 0.5))
     if not isinstance(output, Tensor) or output.ndim != _IMAGE_NDIM:
         return 0
-    scale, rest = divmod(output.shape[-1], side)
-    return scale if not rest and output.shape[-2] == output.shape[-1] else 0
+    scale, rest = divmod(output.shape[-2], height)
+    return scale if not rest and output.shape[-1] == scale * width else 0
 
 
 def tried(model: nn.Module, image: Tensor) -> Any:
@@ -82,8 +100,8 @@ def restore_image(
 
     An image of at most ``tile * tile`` pixels is given whole; a larger one in overlapping tiles
     that are blended linearly. What the network is given is padded at the right and the bottom, by
-    repeating the edge, to a multiple of the step of ``sizes_of``. The network runs in evaluation
-    mode on its own device.
+    repeating the edge, to what ``sizes_of`` says. The network runs in evaluation mode on its own
+    device.
 
     Args:
         model: A network from images to images of the same size, or of a whole multiple of it.
@@ -96,7 +114,7 @@ def restore_image(
 
     Raises:
         SettingError: If the overlap is not in ``[0, tile)``.
-        ModelError: If the network returns something else.
+        ModelError: If the network cannot take such an image, or returns something else.
 
     >>> restore_image(nn.Identity(), torch.ones(3, 5, 7), tile=4, overlap=2).shape
     torch.Size([3, 5, 7])
@@ -111,7 +129,7 @@ def restore_image(
     scale = sizes.scale
     total, weight = torch.zeros(()), torch.zeros(scale * height, scale * width)
     with evaluating(model), torch.no_grad():
-        if height * width <= tile * tile:
+        if math.prod(sizes.padded(height, width)) <= math.prod(sizes.padded(tile, tile)):
             return _run(model, image, sizes)
         for top, bottom in spans(height, tile=tile, overlap=overlap):
             for left, right in spans(width, tile=tile, overlap=overlap):
@@ -142,9 +160,17 @@ def spans(length: int, *, tile: int, overlap: int) -> list[tuple[int, int]]:
 
 def _run(model: nn.Module, image: Tensor, sizes: Sizes) -> Tensor:
     height, width = image.shape[-2:]
-    padding = (0, -width % sizes.step, 0, -height % sizes.step)
+    high, wide = sizes.padded(height, width)
+    padding = (0, wide - width, 0, high - height)
     padded = functional.pad(image[None], padding, mode="replicate") if any(padding) else image[None]
-    output = model(padded.to(next(model.parameters(), image)))
+    try:
+        output = model(padded.to(next(model.parameters(), image)))
+    except (CoaError, torch.OutOfMemoryError):
+        raise
+    except FOREIGN_ERRORS as error:
+        message = f"{type(model).__name__} cannot take an image of {tuple(padded.shape[1:])} "
+        message += f"({first_line(error)}): give a network that takes images of any size"
+        raise ModelError(message) from error
     wanted = tuple(sizes.scale * side for side in padded.shape[-2:])
     if not isinstance(output, Tensor) or output.ndim != _IMAGE_NDIM or output.shape[-2:] != wanted:
         found = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
