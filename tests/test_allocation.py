@@ -463,15 +463,20 @@ def test_what_is_impossible_names_the_nearest_possible_and_what_pins_it(name):
     groups, costs = chain([16, 64, 12])
     losses = expected_losses(groups, {g.name: torch.ones(g.n_channels) for g in groups})
     least = costs.params({"conv0": 8, "conv1": 8, "conv2": 8})
-    share = least / costs.params({"conv0": 16, "conv1": 64, "conv2": 12})
+    full = costs.params({"conv0": 16, "conv1": 64, "conv2": 12})
+    finest = costs.params({"conv0": 1, "conv1": 1, "conv2": 1})
 
     with pytest.raises(BudgetError) as caught:
         ALLOCATORS.get(name)(groups, losses, costs, Budget(keep_params=0.05))
 
     assert str(caught.value) == (
         "cannot keep 5.0% of params with channels in multiples of 8 (at least 8 a group): "
-        f"the least is {share:.1%}; the groups that pin it: conv1, conv0, conv2"
+        f"the least is {least / full:.1%}; the groups that pin it: conv1, conv0, conv2: ask for "
+        f"more, or lower round_to and min_channels: with 1 it is {finest / full:.1%}"
     )
+    tightest = Budget(keep_params=1e-4, round_to=1, min_channels=1)
+    with pytest.raises(BudgetError, match=r"pin it: conv0, conv2, conv1: ask for more$"):
+        ALLOCATORS.get(name)(groups, losses, costs, tightest)
 
 
 def test_a_network_without_groups_says_so():

@@ -1,7 +1,7 @@
 """All width vectors that a budget allows, searched by the allocators."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +163,7 @@ def width_space(groups: Sequence[ChannelGroup], costs: CostModel, budget: Budget
         StructureError: If groups and costs are not of the same network.
     """
     space = any_space(groups, costs, budget)
-    _check_feasible(space)
+    _check_feasible(space, groups, costs)
     return space
 
 
@@ -240,17 +240,26 @@ def _on_stairs(space: WidthSpace) -> WidthSpace:
     return WidthSpace(space.names, tuple(stairs), space.limits, space.budget)
 
 
-def _check_feasible(space: WidthSpace) -> None:
-    least = space.widths(np.zeros_like(space.top))
-    costs = space.costs(least[None])
-    for index in np.flatnonzero(space.over(costs)[0]):
+def _check_feasible(space: WidthSpace, groups: Sequence[ChannelGroup], costs: CostModel) -> None:
+    least = _least_costs(space)
+    for index in np.flatnonzero(space.over(least[None])[0]):
         limit, budget = space.limits[index], space.budget
         message = (
             f"cannot {limit.asked} of {limit.resource} with channels in multiples of "
             f"{budget.round_to} (at least {budget.min_channels} a group): "
-            f"the least is {limit.worded(costs[0, index])}; {pinned_by(space, int(index))}"
+            f"the least is {limit.worded(least[index])}; {pinned_by(space, int(index))}: "
+            f"ask for more"
         )
+        finest = any_space(groups, costs, replace(budget, round_to=1, min_channels=1))
+        reached = _least_costs(finest)[index]
+        if reached < least[index]:
+            message += f", or lower round_to and min_channels: with 1 it is {limit.worded(reached)}"
         raise BudgetError(message)
+
+
+def _least_costs(space: WidthSpace) -> NDArray[np.float64]:
+    costs: NDArray[np.float64] = space.costs(space.widths(np.zeros_like(space.top))[None])[0]
+    return costs
 
 
 def pinned_by(space: WidthSpace, index: int) -> str:
