@@ -6,6 +6,7 @@
 
 A row is a teacher, a budget, a method and a seed. Each row, and each distillation of it, is written
 to the file once it is done and is not made again; rows of a teacher whose weights have changed are.
+A distillation that was stopped goes on from its checkpoint, in a folder beside the file.
 Torch-Pruning and ModelOpt are not installed with this project: a row of what is not there says so.
 """
 
@@ -70,9 +71,11 @@ def _distill(subject: Subject, record: Record, row: dict[str, Any], steps: Seque
     if row["error"] or not missing:
         return
     student = student_of(subject, row)
+    name = f"{subject.name}-{row['method'].replace(':', '-')}-{row['keep_macs']:g}-{subject.seed}"
     for count in missing:
         print(f"  distilling {row['method']} at {row['keep_macs']:g}, {count} steps", flush=True)
-        row["psnr_distilled"][str(count)] = distilled(subject, student, count)
+        folder = record.path.with_suffix("") / f"{name}-{count}"
+        row["psnr_distilled"][str(count)] = distilled(subject, student, count, folder=folder)
         record.put(row)
         print(f"  {row['psnr_distilled'][str(count)]}", flush=True)
 

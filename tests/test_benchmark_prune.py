@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from benchmarks.networks.check import figures
 from benchmarks.networks.dehazeformer import DehazeFormerT
 from benchmarks.networks.gcanet import GCANet
 from benchmarks.networks.published import default_data, load_published
-from benchmarks.peers import methods, subject
+from benchmarks.peers import comparison, methods, subject
 from benchmarks.peers.matching import matched_cut
 from benchmarks.peers.methods import attempt, method
 from benchmarks.peers.subject import Choice, Pruned, Subject, load_subject
@@ -91,6 +92,28 @@ def test_rows_are_made_once_and_missing_distillations_are_added(tiny, monkeypatc
     assert first == second
 
 
+def test_a_distillation_that_was_stopped_goes_on_from_its_checkpoint(tiny, monkeypatch):
+    fit, seen = comparison.fit, []
+
+    def stopped(job, settings, *, folder, **given):
+        settings = replace(settings, checkpoint_every=1)
+
+        def progress(done, total, values):
+            seen.append((folder.name, done))
+            if seen[-1][1] == 2 and len(seen) == 2:
+                raise KeyboardInterrupt
+
+        return fit(job, settings, folder=folder, progress=progress, **given)
+
+    monkeypatch.setattr(comparison, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tiny("--methods", "ours", "--steps", "3")
+    rows = tiny("--methods", "ours", "--steps", "3")["rows"]
+
+    assert seen == [("builtin-ours-0.5-0-3", done) for done in (1, 2, 3)]
+    assert set(rows[0]["psnr_distilled"]) == {"3"}
+
+
 def test_only_the_students_of_the_named_budgets_are_distilled(tiny):
     rows = tiny(
         "--methods", "ours", "--budgets", "0.75", "0.5", "--steps", "1", "--steps-at", "0.5"
@@ -149,7 +172,7 @@ def summary_row():
     return row
 
 
-def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(summary_row):
+def test_the_summary_holds_ours_against_the_best_peers_before_and_after_distillation(summary_row):
     row = summary_row
     rows = [
         row("ours", 20, 39, n500=40, n2000=41),
@@ -167,7 +190,8 @@ def test_the_summary_holds_ours_against_the_peer_that_is_closest_to_the_teacher(
     line = "| `t` (24.00 dB, `made`) | 50.0% | 38.00"
     best = "28.00 (29.00) `tp:b:global`, missed: 60.0% | 29.00 (30.00)"
     ours = "40.00 ± 1.41 (41.00 ± 1.41), 500 steps"
-    assert f"{line} ± 0.00 (39.00 ± 0.00) | {best} | {ours} | 31.00 (32.00), 500 steps |" in shown
+    other = "32.00 (33.00) `tp:a:global`"
+    assert f"{line} ± 0.00 (39.00 ± 0.00) | {best} | {ours} | {other} |" in shown
     assert f"{line} (39.00) | not run | - | - | - |" in alone
     assert f"{line} (39.00) | none takes it | - | - | - |" in failed
 
@@ -180,8 +204,9 @@ def test_the_summary_shows_the_steps_of_most_seeds(summary_row):
     longest = prune.summary({"teachers": known, "rows": pair})
     most = prune.summary({"teachers": known, "rows": pair + seeds})
 
-    assert "| 35.00 (36.00), 2000 steps | 35.00 (36.00), 2000 steps |" in longest
-    assert most.count("32.00 ± 1.41 (33.00 ± 1.41), 500 steps |") == 2
+    assert "| 35.00 (36.00), 2000 steps | 35.00 (36.00) `tp:b:global` |" in longest
+    both = "32.00 ± 1.41 (33.00 ± 1.41)"
+    assert f"| {both}, 500 steps | {both} `tp:b:global` |" in most
 
 
 def test_the_plot_shows_ours_other_libraries_and_the_control(tiny):

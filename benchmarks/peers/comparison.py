@@ -1,5 +1,6 @@
 """The rows of the comparison: how they are made, and the file that keeps them."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,9 @@ def student_of(subject: Subject, row: Mapping[str, Any]) -> nn.Module:
     return pruned.student if fitted is None else fitted
 
 
-def distilled(subject: Subject, student: nn.Module, steps: int) -> dict[str, dict[str, float]]:
+def distilled(
+    subject: Subject, student: nn.Module, steps: int, *, folder: Path
+) -> dict[str, dict[str, float]]:
     """Return the PSNR of a student, as ``Subject.psnr_db`` does, after some distillation.
 
     The loss is the L1 distance to the teacher's output and a fifth of that to the truth; all
@@ -153,6 +156,8 @@ def distilled(subject: Subject, student: nn.Module, steps: int) -> dict[str, dic
         subject: Gives teacher and batches.
         student: Unchanged.
         steps: How many.
+        folder: Holds the checkpoint that an interrupted distillation goes on from; removed at the
+            end.
     """
     job = TrainingJob(
         name="distill",
@@ -161,7 +166,9 @@ def distilled(subject: Subject, student: nn.Module, steps: int) -> dict[str, dic
         weights={"teacher": 1.0, "truth": _TRUTH},
     )
     settings = TrainingSettings(steps=steps, batch_size=_BATCH)
-    result = fit(job, settings, seed=subject.seed, device="cpu", folder=None)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = fit(job, settings, seed=subject.seed, device="cpu", folder=folder)
+    shutil.rmtree(folder)
     return subject.psnr_db(result.model)
 
 

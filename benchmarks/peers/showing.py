@@ -26,11 +26,11 @@ def render(record: Mapping[str, Any]) -> str:
 def summary(record: Mapping[str, Any]) -> str:
     """Return a short Markdown table: our default against the best that another library returned.
 
-    The best is the one closest to the teacher's output on the first split, whatever it is called.
-    Both are shown after distillation, too: of the steps that both had, those with the most seeds.
+    The best is the one closest to the teacher's output on the first split, whatever it is called;
+    after distillation the one closest to the truth, of the steps that most of our seeds had.
     """
     head = ["teacher", "MACs asked", "ours", "best other library", "the same, with our refit"]
-    head += ["ours, distilled", "the other, distilled"]
+    head += ["ours, distilled", "best other, distilled"]
     lines = []
     for teacher, known in record["teachers"].items():
         split = next(iter(known["psnr"]))
@@ -45,7 +45,7 @@ def summary(record: Mapping[str, Any]) -> str:
                 if best:
                     figures = [_figure([row[f"psnr_{n}"] for row in best], split) for n in _BEFORE]
                     figures[0] += f" `{best[0]['method']}`{_missed(best)}"
-                figures += _distilled(ours, best, split)
+                figures += _distilled(ours, peers, split)
                 truth = known["psnr"][split]["truth"]
                 title = f"`{teacher}` ({truth:.2f} dB, `{split}`)"
                 own = _figure([row["psnr_refitted"] for row in ours], split)
@@ -97,17 +97,20 @@ def _series(name: str, groups: Sequence[Sequence[Row]], split: str) -> Series:
     return Series.of(name, found, strong=name == "ours")
 
 
+def _by_method(rows: Sequence[Row]) -> list[list[Row]]:
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        methods.setdefault(row["method"], []).append(row)
+    return list(methods.values())
+
+
 def _best_of(peers: Sequence[Row], split: str) -> list[Row]:
     """Return the rows of the method that is closest to the teacher, on average over its seeds."""
-    methods: dict[str, list[Row]] = {}
-    for row in peers:
-        if not row["error"]:
-            methods.setdefault(row["method"], []).append(row)
 
     def closeness(rows: Sequence[Row]) -> float:
         return float(statistics.mean(row["psnr_one_shot"][split]["teacher"] for row in rows))
 
-    return max(methods.values(), key=closeness, default=[])
+    return max(_by_method([row for row in peers if not row["error"]]), key=closeness, default=[])
 
 
 def _distilled(ours: Sequence[Row], peers: Sequence[Row], split: str) -> list[str]:
@@ -116,12 +119,17 @@ def _distilled(ours: Sequence[Row], peers: Sequence[Row], split: str) -> list[st
     if not both:
         return ["-", "-"]
     # a figure of several seeds says more than one of more steps
-    seeds = Counter(n for row in (*ours, *peers) for n in row["psnr_distilled"] if n in both)
+    seeds = Counter(n for row in ours for n in row["psnr_distilled"] if n in both)
     steps = max(both, key=lambda n: (seeds[n], int(n)))
-    return [
-        f"{_figure([row['psnr_distilled'].get(steps) for row in rows], split)}, {steps} steps"
-        for rows in (ours, peers)
-    ]
+
+    def psnr(rows: Sequence[Row]) -> float:
+        return float(statistics.mean(r["psnr_distilled"][steps][split]["truth"] for r in rows))
+
+    best = max(_by_method([row for row in peers if steps in row["psnr_distilled"]]), key=psnr)
+    own, other = (
+        _figure([row["psnr_distilled"].get(steps) for row in rows], split) for rows in (ours, best)
+    )
+    return [f"{own}, {steps} steps", f"{other} `{best[0]['method']}`{_missed(best)}"]
 
 
 def _missed(rows: Sequence[Row]) -> str:
