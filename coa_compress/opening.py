@@ -61,7 +61,7 @@ def open_student(
     if is_factory(source):
         network = open_network(source, weights)
         task_class = TASKS.get(task or GENERIC_TASK)
-        return network.to(best_device()), _task_to_use(task_class, network)
+        return network.to(best_device()), _task_to_use(task_class, network, {})
     if weights is not None:
         message = f"{source} has weights of its own: give {weights} to package.module:factory only"
         raise WeightsError(message)
@@ -71,7 +71,7 @@ def open_student(
             raise WeightsError(message)
         teacher = TASKS.get(_BUILTIN_TASK)().build_teacher()
         task_class = TASKS.get(task or _BUILTIN_TASK)
-        return teacher.to(best_device()), _task_to_use(task_class, teacher)
+        return teacher.to(best_device()), _task_to_use(task_class, teacher, {})
     folders = [Path(source), Path(source) / "student"]
     folder = next((path for path in folders if (path / STUDENT_RECORD).is_file()), None)
     if folder is None:
@@ -86,21 +86,17 @@ def open_student(
     task_class = TASKS.get(task or own)
     with working_directory_importable():
         student = load_student(folder)
-    settings = recorded if task in ("", own) else {}
-    used = _task_to_use(task_class, student, settings, folder / STUDENT_RECORD)
-    return student.to(best_device()), used
+    settings: dict[str, Any] = {}
+    if task in ("", own):
+        source = str(folder / STUDENT_RECORD)
+        settings = recorded_settings(task_class.Settings, recorded, source=source)
+    return student.to(best_device()), _task_to_use(task_class, student, settings)
 
 
-def _task_to_use(
-    task_class: Any,
-    network: nn.Module,
-    settings: Mapping[str, Any] | None = None,
-    record: Path | None = None,
-) -> Task:
+def _task_to_use(task_class: Any, network: nn.Module, settings: Mapping[str, Any]) -> Task:
     task: Task
     if issubclass(task_class, Deployed):
-        checked = recorded_settings(task_class.Settings, settings or {}, source=str(record))
-        task = task_class.deployed(checked, network)
+        task = task_class.deployed(settings, network)
     else:
         task = task_class()
     return task
