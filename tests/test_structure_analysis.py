@@ -277,6 +277,26 @@ def test_a_network_that_decides_by_values_is_told_where(decide, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def gathered(net, x):
+    return x * x[x > 0.5].mean()
+
+
+def counted(net, x):
+    return x + torch.ones((x > 0.5).sum().item()).mean()
+
+
+@pytest.mark.parametrize(
+    ("middle", "widths"), [(gathered, {"other": 6}), (counted, {"stem": 8, "other": 6})]
+)
+def test_what_is_gathered_where_values_decide_stays_whole(middle, widths):
+    structure = analyze(randomize_(Around(middle)).eval(), image())
+    kept = {name: torch.arange(width // 2) for name, width in structure.widths.items()}
+
+    assert structure.widths == widths
+    assert check_exact(structure, structure.cut(kept), kept, image()).error <= 1e-9
+    assert len(structure.workload().operations) > 0
+
+
 class Merging(nn.Module):
     """Writes a kernel anew in each pass, as networks do that merge branches for deployment."""
 

@@ -4,7 +4,6 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -70,9 +69,7 @@ def export_graph(model: nn.Module, example: Tensor) -> ExportedGraph:
     >>> [node.op for node in graph.nodes]
     ['placeholder', 'placeholder', 'placeholder', 'call_function', 'output']
     """
-    program = exported_program(evaluation_copy(model), example)
-    if any(_mutates_shape(node) for node in program.graph.nodes):
-        program = program.run_decompositions({})
+    program = exported_program(evaluation_copy(model), example, in_the_way=_mutates_shape)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     first = canonical_names(model)
@@ -152,19 +149,15 @@ def sizes_of(value: Tensor) -> tuple[int, ...]:
 def largest_sizes_of(value: Tensor) -> tuple[int, ...]:
     """Return the shape of a traced tensor, with the most that can be where only its values tell.
 
-    Raises:
-        StructureError: If there is no bound.
+    A size without bound counts as 1: students are measured before a limit on memory is said to
+    be met.
     """
-    try:
-        return tuple(size if isinstance(size, int) else int(_upper(size)) for size in value.shape)
-    except (OverflowError, TypeError, ValueError):
-        message = f"a tensor of shape {tuple(value.shape)} in the network can be of any size: "
-        message += "bound it, or exclude it from what is compressed"
-        raise StructureError(message) from None
+    return tuple(size if isinstance(size, int) else _largest(size) for size in value.shape)
 
 
-def _upper(size: torch.SymInt) -> Any:
-    return size.node.shape_env.bound_sympy(size.node.expr).upper
+def _largest(size: torch.SymInt) -> int:
+    bound = size.node.shape_env.bound_sympy(size.node.expr).upper
+    return int(bound) if bound.is_Integer else 1
 
 
 def is_tensor(node: object) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from coa_compress.errors import StructureError
@@ -31,19 +31,25 @@ _LOGGER = "torch.fx.experimental.symbolic_shapes"
 _SET_DATA = torch.Tensor.data
 
 
-def exported_program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def exported_program(
+    model: nn.Module, example: Tensor, *, in_the_way: Callable[[fx.Node], bool]
+) -> torch.export.ExportedProgram:
     """Return what ``torch.export`` makes of a network.
 
     Args:
         model: In evaluation mode; ``forward`` may change it.
         example: An input that it accepts.
+        in_the_way: Tells of a call whether it must be replaced by functional ones.
 
     Raises:
         StructureError: If it cannot be run or exported, with the cause and the line of its code.
     """
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(model, (example,), strict=False)
+            program = torch.export.export(model, (example,), strict=False)
+            if any(in_the_way(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+            return program
     except FAILURES as error:
         shape = tuple(example.shape)
         message = f"cannot export {type(model).__name__} at input {shape}: "
