@@ -171,12 +171,8 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 
 def _to_record(document: Mapping[str, Any]) -> StudentRecord:
-    known = {
-        "settings_sha256": "",
-        "assigned": [],
-        "graph": {},
-        **document,
-    }  # absent in files of earlier versions
+    # what is absent in files of earlier versions
+    known = {"settings_sha256": "", "assigned": [], "graph": {}} | dict(document)
     values = {f.name: known[f.name] for f in fields(StudentRecord)}
     for name in ("arguments", "kept", "shapes", "task", "versions", "graph"):
         values[name] = dict(values[name].items())

@@ -124,8 +124,13 @@ def fit(  # noqa: PLR0913 - a seventh says with whom
 
     Raises:
         TrainingError: If training diverges, a weighted loss is missing or carries no gradient,
-            or the folder holds a checkpoint of another job.
+            the network cannot run in the bf16 that was asked for, or the folder holds a
+            checkpoint of another job.
         WeightsError: If the checkpoint is damaged.
+
+    Warns:
+        CoaWarning: If the network cannot run in the bf16 that ``auto`` chose, and is trained in
+            fp32.
     """
     check_weights(job.weights)
     processes.check_batch_size(settings.batch_size)
