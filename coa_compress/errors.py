@@ -18,6 +18,11 @@ UserWarning
     └── NoEffectWarning                    something that was asked for changed nothing
 """
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
 FOREIGN_ERRORS = (
     *(ImportError, SyntaxError, OSError, AttributeError, LookupError),
     *(TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError),
@@ -85,3 +90,37 @@ class CoaWarning(UserWarning):
 
 class NoEffectWarning(CoaWarning):
     """Something that was asked for changed nothing."""
+
+
+@contextmanager
+def warnings_passed(hear: Callable[[str], object], *, shown: bool) -> Iterator[None]:
+    """Pass the text of each ``CoaWarning`` on as one line; other warnings look as they always do.
+
+    Args:
+        hear: Called with the text.
+        shown: Whether the warning is also shown as it would be without this.
+
+    >>> with warnings_passed(print, shown=False):
+    ...     warnings.simplefilter("always")
+    ...     warnings.warn("nothing to cut", CoaWarning, stacklevel=1)
+    nothing to cut
+    """
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            ours = issubclass(category, CoaWarning)
+            if ours:
+                hear(" ".join(str(message).split()))
+            if shown or not ours:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield

@@ -161,7 +161,7 @@ def make_report(
         recipe_text=dump_recipe(recipe),
         provenance=_provenance(recipe, context, started=started),
         stage_seconds=outcome.seconds,
-        notes=state.notes,
+        notes=tuple(dict.fromkeys((*state.notes, *outcome.warnings))),
         explanations=dict(task.explanations) if isinstance(task, Explained) else {},
         layer_times=state.layer_times,
         references=task.references() if isinstance(task, Comparable) else (),

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,13 +130,16 @@ class RunFolder:
         link_files(finished, new)
         return self._placed(new, folder)
 
-    def mark_done(self, stage: str | Path, digest: str, seconds: float) -> None:
+    def mark_done(
+        self, stage: str | Path, digest: str, seconds: float, *, warnings: Sequence[str] = ()
+    ) -> None:
         """Record that a stage is done; to be called after its files are on disk.
 
         Args:
             stage: The folder that ``stage_folder`` returned, or its name.
             digest: What ``begin`` was given.
             seconds: How long it took.
+            warnings: What it warned of.
 
         Raises:
             RunError: If the stage was not begun with this digest.
@@ -145,7 +148,8 @@ class RunFolder:
         if _read(folder / _BEGUN).get("digest") != digest:
             message = f"stage {folder.name} was not begun with digest {digest}: call begin first"
             raise RunError(message)
-        write_atomic(folder / _DONE, json.dumps({"digest": digest, "seconds": seconds}))
+        done = {"digest": digest, "seconds": seconds, "warnings": list(warnings)}
+        write_atomic(folder / _DONE, json.dumps(done))
 
     def seconds(self, stage: str | Path) -> float:
         """Return how long a stage took when it was done.
@@ -153,12 +157,15 @@ class RunFolder:
         Raises:
             RunError: If it is not done.
         """
-        folder = self._folder(stage)
-        done = _read(folder / _DONE)
-        if "seconds" not in done:
-            message = f"stage {folder.name} of {self.path} is not done: it has no duration yet"
-            raise RunError(message)
-        return float(done["seconds"])
+        return float(self._done(stage)["seconds"])
+
+    def warnings(self, stage: str | Path) -> tuple[str, ...]:
+        """Return what a stage warned of when it was done.
+
+        Raises:
+            RunError: If it is not done.
+        """
+        return tuple(self._done(stage).get("warnings", ()))  # older runs recorded none
 
     def reset(self) -> None:
         """Remove the folders of all stages, and nothing that a run did not make."""
@@ -172,6 +179,14 @@ class RunFolder:
             message = f"{str(stage)!r} is no stage of {self.path}: use what stage_folder returns"
             raise RunError(message)
         return folder
+
+    def _done(self, stage: str | Path) -> dict[str, Any]:
+        folder = self._folder(stage)
+        done = _read(folder / _DONE)
+        if "seconds" not in done:
+            message = f"stage {folder.name} of {self.path} is not done: it has no record yet"
+            raise RunError(message)
+        return done
 
     def _begun(self, folder: Path) -> str | None:
         """Return what a stage was begun for; None if nothing is there."""

@@ -327,6 +327,19 @@ def test_a_run_folder_opens_as_a_student_and_its_task(small_default, tmp_path):
         assert isinstance(task, RestorationTask)
 
 
+def test_the_report_says_what_the_stages_warned_of(tmp_path):
+    recipe = small_recipe(stages__distill__feature=0.5)
+    said = "stages.distill.feature has no effect: no convolution that is called was cut"
+
+    with pytest.warns(NoEffectWarning, match=re.escape(said)):
+        first = Compressor(seeded(Pixelwise), recipe=recipe, out=tmp_path / "run").run()
+    again = Compressor(seeded(Pixelwise), recipe=recipe, out=tmp_path / "run").run()
+
+    assert first.report.notes == again.report.notes
+    assert first.report.notes.count(said) == 1
+    assert said in (tmp_path / "run" / "report.md").read_text()
+
+
 def test_a_task_given_from_python_is_recorded_as_what_it_is(tmp_path):
     out = tmp_path / "run"
     result = Compressor(seeded(Plain), recipe=small_recipe(), task=Doubling(), out=out).run()

@@ -1,5 +1,6 @@
 """Run folders: never shared, never overwriting, never resuming wrongly."""
 
+import json
 import os
 import shutil
 import signal
@@ -36,16 +37,29 @@ def test_a_stage_is_done_once_it_is_marked(tmp_path):
         assert not run.is_done(stage, "a")
         with pytest.raises(RunError, match=r"stage 01_distill of .* is not done"):
             run.seconds(stage)
+        with pytest.raises(RunError, match=r"stage 01_distill of .* is not done"):
+            run.warnings(stage)
 
         assert run.begin(stage, "a") == stage
         (stage / "part").touch()
         assert not run.is_done(stage, "a")
-        run.mark_done(stage, "a", 2.5)
+        run.mark_done(stage, "a", 2.5, warnings=["taps has no effect"])
 
     with open_run(tmp_path / "new" / "run") as run:
         assert run.is_done("01_distill", "a")
         assert not run.is_done(stage, "b")
         assert run.seconds(stage) == 2.5
+        assert run.warnings(stage) == ("taps has no effect",)
+
+
+def test_a_run_of_before_warnings_were_recorded_still_counts(tmp_path):
+    with open_run(tmp_path) as run:
+        stage = run.begin("00_distill", "a")
+        run.mark_done(stage, "a", 1.0)
+        done = next(path for path in stage.iterdir() if "seconds" in path.read_text())
+        done.write_text(json.dumps({"digest": "a", "seconds": 1.0}))
+        assert run.is_done(stage, "a")
+        assert run.warnings(stage) == ()
 
 
 def test_begin_keeps_partial_results_of_the_same_digest_only(tmp_path):

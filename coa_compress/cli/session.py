@@ -3,16 +3,15 @@
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 import typer
 
 from coa_compress.cli.progress import Screen, screen_for
-from coa_compress.errors import CoaWarning
+from coa_compress.errors import warnings_passed
 
 T = TypeVar("T")
 
@@ -36,40 +35,11 @@ def session(*, interrupted: str, quiet: bool = False) -> Iterator[Screen]:
         stream = stack.enter_context(nowhere.open("w", encoding="utf-8")) if quiet else sys.stderr
         screen = screen_for(stream)
         try:
-            with screen, warnings_said(screen.say):
+            with screen, warnings_passed(lambda text: screen.say(f"warning: {text}"), shown=False):
                 yield screen
         except KeyboardInterrupt:
             typer.echo(f"interrupted: {interrupted}", file=stream)
             raise typer.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def warnings_said(say: Callable[[str], None]) -> Iterator[None]:
-    """Pass each ``CoaWarning`` on as one line; other warnings look as they always do.
-
-    >>> with warnings_said(print):
-    ...     warnings.simplefilter("always")
-    ...     warnings.warn("nothing to cut", CoaWarning, stacklevel=1)
-    warning: nothing to cut
-    """
-    with warnings.catch_warnings():
-        usual = warnings.showwarning
-
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if issubclass(category, CoaWarning):
-                say(f"warning: {' '.join(str(message).split())}")
-            else:
-                usual(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
-        yield
 
 
 def staged(screen: Screen, name: str, work: Callable[[], T]) -> T:

@@ -9,7 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coa_compress.errors import FOREIGN_ERRORS, ModelError, RecipeError, RunError, first_line
+from coa_compress.errors import (
+    FOREIGN_ERRORS,
+    ModelError,
+    RecipeError,
+    RunError,
+    first_line,
+    warnings_passed,
+)
 from coa_compress.runs import RunFolder, digest_of
 from coa_compress.stages.cache import StageCache
 from coa_compress.stages.state import Context, Stage, State
@@ -23,10 +30,12 @@ class Outcome:
     Args:
         state: What the run knows.
         seconds: Wall-clock time of each stage, also of those done in an earlier run.
+        warnings: What the stages warned of, also those done in an earlier run.
     """
 
     state: State
     seconds: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +121,14 @@ def run_stages(
         cache: Stages of other runs; what this run does is added. None for no such thing.
     """
     seconds: dict[str, float] = {}
+    warned: list[str] = []
     for index, (stage, digest) in enumerate(_with_digests(stages, identity)):
         folder = run.stage_folder(index, stage.name)
         came = _already(run, stage.name, digest, folder=folder, context=context, cache=cache)
         if came:
             state = _loaded(stage, state, folder, context)
             seconds[stage.name] = run.seconds(folder)
+            warned += run.warnings(folder)
             context.observer.on_stage_start(stage.name, "done before")
             context.observer.on_stage_end(stage.name, 0.0, f"read from {came}")
             continue
@@ -129,23 +140,26 @@ def run_stages(
         training = folder / "training"
         working = replace(context, folder=training)
         together = context.processes.count > 1 and getattr(stage, "trains", False)
-        ended = stage.run(state, working) if together else None
-        with context.processes.leading() as leads:
-            if leads:
-                alone = replace(working, processes=ALONE)
-                stage.save(stage.run(state, alone) if ended is None else ended, folder)
-                run.mark_done(folder, digest, time.monotonic() - began)
-                shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
-                if cache is not None:
-                    cache.keep(stage.name, digest, folder)
+        said: list[str] = []
+        with warnings_passed(said.append, shown=True):
+            ended = stage.run(state, working) if together else None
+            with context.processes.leading() as leads:
+                if leads:
+                    alone = replace(working, processes=ALONE)
+                    stage.save(stage.run(state, alone) if ended is None else ended, folder)
+                    run.mark_done(folder, digest, time.monotonic() - began, warnings=said)
+                    shutil.rmtree(training, ignore_errors=True)  # serves no one any more
+                    if cache is not None:
+                        cache.keep(stage.name, digest, folder)
         # what is handed on is what was written, so that a resumed run is the same run
         state = _loaded(stage, state, folder, context)
         seconds[stage.name] = run.seconds(folder)
+        warned += run.warnings(folder)
         context.observer.on_stage_end(stage.name, seconds[stage.name], "")
     if not stages:
         message = f"{run.path} has no stage to run: name at least one in the recipe"
         raise RunError(message)
-    return Outcome(state=state, seconds=seconds)
+    return Outcome(state=state, seconds=seconds, warnings=tuple(warned))
 
 
 def _is_done(run: RunFolder | None, index: int, name: str, digest: str) -> bool:

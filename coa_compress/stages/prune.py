@@ -16,6 +16,7 @@ from coa_compress.stages.state import Context, State, needed
 from coa_compress.structure.exactness import Exactness, check_exact
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.structure.graph_student import GraphsBySize, GraphStudent
+from coa_compress.structure.modes import frozen_note
 from coa_compress.students import apply_shapes_
 
 
@@ -102,9 +103,8 @@ def _notes(structure: ExportedStructure, cut: Cut, exact: Exactness) -> Iterator
     changed = [f"{patch.module or 'model'}.{patch.attribute}" for patch in _noted(cut)]
     if changed:
         yield f"attributes that follow a width: {', '.join(changed)}"
-    if structure.frozen:
-        frozen = ", ".join(structure.frozen)
-        yield f"not cut, as the code of the network fixes their widths: {frozen}"
+    if frozen := frozen_note(structure):
+        yield frozen
     if structure.mode == "graph":
         yield GRAPH_NOTE
     sizes = " and ".join("x".join(map(str, size)) for size in exact.sizes)

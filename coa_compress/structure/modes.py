@@ -103,6 +103,12 @@ def _warned(structure: ExportedStructure) -> ExportedStructure:
         message += f"the code fixes the widths of {listed}"
         raise StructureError(message)
     if listed:
-        message = f"frozen, as the code of the network fixes their widths: {listed}"
-        warnings.warn(message, NoEffectWarning, stacklevel=3)
+        warnings.warn(frozen_note(structure), NoEffectWarning, stacklevel=3)
     return structure
+
+
+def frozen_note(structure: ExportedStructure) -> str:
+    """Return which groups were frozen and why, as a sentence; empty if none was."""
+    if not structure.frozen:
+        return ""
+    return f"frozen, as the code of the network fixes their widths: {', '.join(structure.frozen)}"
