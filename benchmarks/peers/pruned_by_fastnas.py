@@ -41,7 +41,10 @@ def prune_by_fastnas(subject: Subject, keep: float) -> Pruned:
         for rule in (rules or {}).values():
             if rule and "channel_divisor" in rule:
                 rule["channel_divisor"] = _ROUND_TO
-    scores = subject.loops.setdefault(("modelopt:fastnas",), TemporaryDirectory())
+    key = ("modelopt:fastnas",)
+    if key not in subject.loops:
+        subject.loops[key] = TemporaryDirectory()
+    scores: TemporaryDirectory[str] = subject.loops[key]
     try:
         student, _ = mtp.prune(
             model=copy.deepcopy(subject.teacher),

@@ -65,6 +65,21 @@ def channel_norm(call: Call) -> tuple[Dims, ...]:
     return (tuple(dims), *[(None,) * len(shape) for shape in call.out_shapes[1:]])
 
 
+def batch_norm(call: Call) -> tuple[Dims, ...]:
+    """Treat a batch norm as a channel norm.
+
+    One that takes its statistics from its input, as standardized weights do (Qiao et al. 2019,
+    arXiv:1903.10520), is limited to the kept positions of what it averages over.
+    """
+    if call.arguments.get("training"):
+        operand = call.tensor("input")
+        averaged: list[Where] = [
+            ("input", None, dim) for dim in range(len(call.shape(operand))) if dim != 1
+        ]
+        _limit(call, "scatter", averaged, operand)
+    return channel_norm(call)
+
+
 def instance_norm(call: Call) -> tuple[Dims, ...]:
     """Treat an instance norm as a channel norm; its spatial statistics need whole maps."""
     for vector in call.dims(call.tensor("input"))[2:]:
@@ -196,9 +211,8 @@ REDUCTION: Mapping[str, Rule] = {
     ),
     **dict.fromkeys(words("softmax _softmax log_softmax _log_softmax"), softmax),
     **dict.fromkeys(words("cumsum cumprod sort topk"), cumulative),
-    **dict.fromkeys(
-        words("batch_norm _native_batch_norm_legit_no_training native_batch_norm"), channel_norm
-    ),
+    **dict.fromkeys(words("batch_norm native_batch_norm"), batch_norm),
+    "_native_batch_norm_legit_no_training": channel_norm,
     "instance_norm": instance_norm,
     "group_norm": group_norm,
     "_weight_norm": weight_norm,
