@@ -1,9 +1,7 @@
 """From a network or a recipe to a result: the stages, run in order, behind one call."""
 
-import copy
 import hashlib
 import inspect
-import pickle
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
-from coa_compress.errors import ModelError, RecipeError, RunError, first_line
+from coa_compress.copying import copied
+from coa_compress.errors import ModelError, RecipeError, RunError
 from coa_compress.opening import open_network
 from coa_compress.protocols import (
     Fingerprinted,
@@ -99,7 +98,7 @@ class Compressor:
             model = open_network(self.recipe.model, Path(weights).expanduser() if weights else None)
         elif model is not None:
             self.recipe = replace(self.recipe, model="", weights="")
-        self._model = None if model is None else _copied(model)
+        self._model = None if model is None else _own_copy(model)
         self._example = example
         self.task = _task_of(self.recipe, self._model, example) if task is None else task
         self._own_task = "" if task is None else _path_of(type(task))
@@ -212,7 +211,7 @@ class Compressor:
     def _start(self) -> State:
         if self._model is None:
             return State(teacher=self.task.build_teacher().eval(), notes=self._notes())
-        teacher = copy.deepcopy(self._model)
+        teacher = copied(self._model)
         if not any(parameter.requires_grad for parameter in teacher.parameters()):
             # frozen as a whole for deployment; parts frozen on purpose stay frozen
             for parameter in teacher.parameters():
@@ -229,7 +228,7 @@ class Compressor:
         @lru_cache(maxsize=1)
         def structure(teacher: nn.Module) -> ExportedStructure:
             return analyze(
-                copy.deepcopy(teacher).cpu(),
+                copied(teacher).cpu(),
                 example,
                 include=choice.include or ("*",),
                 exclude=choice.exclude,
@@ -305,7 +304,7 @@ def _recipe_of(recipe: Recipe | Path | str | None) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _own_copy(model: nn.Module) -> nn.Module:
     """Return a copy on the CPU in evaluation mode; whoever gave the model keeps it as it is."""
     if not isinstance(model, nn.Module):
         message = f"a model must be a torch.nn.Module, got {type(model).__name__}"
@@ -313,12 +312,7 @@ def _copied(model: nn.Module) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         message = f"{type(model).__name__} is compiled by TorchScript: give the module it came from"
         raise ModelError(message)
-    try:
-        return copy.deepcopy(model).cpu().eval()
-    except (RuntimeError, TypeError, AttributeError, pickle.PicklingError) as error:
-        message = f"cannot copy {type(model).__name__}: {first_line(error)}: "
-        message += "remove what is no parameter"
-        raise ModelError(message) from None
+    return copied(model).cpu().eval()
 
 
 def _task_of(recipe: Recipe, model: nn.Module | None, example: Tensor | None) -> Task:

@@ -1,6 +1,5 @@
 """Rounds to a small budget: what an earlier cut has left, and how a later one follows from it."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Allocation, Budget, ChannelGroup, Cut, Member, Scores
+from coa_compress.copying import copied
 from coa_compress.costs import CostFunction
 from coa_compress.errors import SettingError
 from coa_compress.protocols import Structure
@@ -184,7 +184,7 @@ def widened(teacher: nn.Module, cut: Cut) -> nn.Module:
     >>> widened(teacher, Cut(student, {"weight": {1: torch.tensor([1])}}, ())).weight.tolist()
     [[0.0, 5.0], [0.0, 5.0]]
     """
-    wide = copy.deepcopy(teacher)
+    wide = copied(teacher)
     tensors, learned = named_tensors(wide), named_tensors(cut.student)
     for name in dict.fromkeys(canonical_names(wide).values()):
         tensor, slices = tensors[name], cut.slices.get(name, {})

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from coa_compress.checkpoint import (
     to_bytes,
     write_file,
 )
+from coa_compress.copying import copied
 from coa_compress.errors import (
     FOREIGN_ERRORS,
     ModelError,
@@ -229,7 +229,7 @@ def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Mo
             )
             raise WeightsError(message)
     else:
-        student = _follow(deepcopy(model), record)
+        student = _follow(copied(model), record)
     tensors = from_bytes(folder / STUDENT_WEIGHTS, weights)
     _take_dtypes_and_buffers_(student, tensors, document.get("not_in_state_dict", []))
     fill_strictly_(student, tensors, path=folder / STUDENT_WEIGHTS)

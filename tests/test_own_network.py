@@ -62,6 +62,24 @@ class Upscaler(nn.Module):
     def forward(self, x):
         return nn.functional.pixel_shuffle(self.last(self.body(self.first(x))), 2)
 """
+NORMED = """
+
+class Generator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.spectral_norm(nn.Conv2d(3, 16, 3, padding=1))
+        self.body = nn.utils.spectral_norm(nn.Conv2d(16, 24, 3, padding=1))
+        self.last = nn.Conv2d(24, 3, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.last(torch.relu(self.body(torch.relu(self.first(x)))))
+
+
+def normed_generator() -> Generator:
+    network = Generator()
+    network.load_state_dict(torch.load("generator.pth"))
+    return network.eval()
+"""
 DEHAZER = """
 from torch import nn
 from published import DerainNet
@@ -98,7 +116,7 @@ def unannotated():
     return Dehazer(24)
 """
 PTH = ("--weights", "derain.pth")
-MODULES = ("published", "my_nets", "dehazers", "merged")
+MODULES = ("published", "my_nets", "dehazers", "merged", "unnormed")
 
 
 @pytest.fixture
@@ -106,10 +124,10 @@ def place(tmp_path, monkeypatch, images):
     """A working directory with two modules, weights, and recipes."""
     page = (ROOT / "docs/own_network.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, flags=re.DOTALL)
-    assert [name for name, _ in blocks] == ["my_nets.py", "merged.py"]
+    assert [name for name, _ in blocks] == ["my_nets.py", "merged.py", "unnormed.py"]
     for name, block in blocks:
         (tmp_path / name).write_text(block, encoding="utf-8")
-    (tmp_path / "published.py").write_text(PUBLISHED + MERGING, encoding="utf-8")
+    (tmp_path / "published.py").write_text(PUBLISHED + MERGING + NORMED, encoding="utf-8")
     (tmp_path / "dehazers.py").write_text(DEHAZER, encoding="utf-8")
     (tmp_path / "self.yaml").write_text(SELF, encoding="utf-8")
     (tmp_path / "haze.yaml").write_text(DEHAZE.format(images=images), encoding="utf-8")
@@ -121,6 +139,10 @@ def place(tmp_path, monkeypatch, images):
     torch.manual_seed(0)
     torch.save(published.DerainNet(32).state_dict(), tmp_path / "derain.pth")
     torch.save(published.Upscaler().state_dict(), tmp_path / "upscaler.pth")
+    generator = published.Generator()
+    for _ in range(20):  # finds the singular vectors
+        generator(torch.rand(1, 3, 8, 8))
+    torch.save(generator.state_dict(), tmp_path / "generator.pth")
     trained = torch.nn.DataParallel(dehazers.Dehazer(24)).state_dict()
     torch.save({"epoch": 3, "model_state_dict": trained}, tmp_path / "dehaze.pth")
     yield tmp_path
@@ -142,6 +164,23 @@ def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, cal
     used = call("apply", "run", "photos", "--out", "clear")
     assert used.code == 0, used.err
     assert (place / "clear" / "odd.png").exists()
+
+
+def test_a_network_without_its_spectral_norms_is_refitted_as_the_page_says(place, call):
+    closeness = {}
+    for name in ("published:normed_generator", "unnormed:generator"):
+        out = name.partition(":")[0]
+        made = call("recipe", "self.yaml", "--model", name, "--out", out)
+        assert made.code == 0, made.err
+        measured = read_report(place / out)["measurements"]["student"]["psnr_to_teacher_db"]
+        closeness[out] = min(measured.values())
+    image = torch.rand(1, 3, 16, 16)
+
+    assert closeness["unnormed"] > closeness["published"] + 6
+    normed, plain = (build_network(n)(image) for n in ("published:normed_generator", name))
+    assert torch.allclose(normed, plain, atol=1e-6)
+    student = coa_compress.load(place / "unnormed" / "student")
+    assert not hasattr(student.body, "weight_orig")
 
 
 def test_a_network_that_merges_its_branches_is_compressed_as_the_page_says(place, call):

@@ -1,6 +1,5 @@
 """Torch-Pruning's dependency graph as a structure: its groups and surgery, our costs."""
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import AttributePatch, ChannelGroup, Cut, Member, Role
+from coa_compress.copying import copied
 from coa_compress.costs import CostFunction, CostModel, CostTerm, Extent
 from coa_compress.errors import NoEffectWarning, StructureError
 from coa_compress.profiling.counting import macs_by_module
@@ -91,7 +91,7 @@ def analyze(
     Warns:
         NoEffectWarning: If groups are left out because their cut does not work.
     """
-    place = copy.deepcopy(model).eval()
+    place = copied(model).eval()
     graph = _graph(place, example)
     order = [path for path, _ in place.named_modules()]
     found = sorted(_groups(graph, place), key=lambda group: order.index(group.name))
@@ -213,7 +213,7 @@ def _works(model: nn.Module, example: Tensor, group: ChannelGroup) -> bool:
 
 
 def _pruned(model: nn.Module, example: Tensor, removed: Mapping[str, Sequence[int]]) -> nn.Module:
-    student = copy.deepcopy(model).eval()
+    student = copied(model).eval()
     graph = _graph(student, example)
     for name, channels in removed.items():
         if channels:

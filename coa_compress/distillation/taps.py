@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from coa_compress.artifacts import Cut
 from coa_compress.errors import SettingError
 from coa_compress.hooks import captured_outputs
+from coa_compress.structure.patches import weight_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +69,10 @@ def feature_taps(
     [('0', [0, 2])]
     """
     found = [
-        Tap(path, cut.slices[f"{path}.weight"][0])
+        Tap(path, sliced[0])
         for path, module in cut.student.named_modules()
-        if isinstance(module, nn.Conv2d) and 0 in cut.slices.get(f"{path}.weight", {})
+        if isinstance(module, nn.Conv2d)
+        and 0 in (sliced := cut.slices.get(f"{path}.{weight_name(module)}", {}))
     ]
     with captured_outputs(teacher, [tap.path for tap in found]) as reached, torch.no_grad():
         teacher(example)

@@ -1,6 +1,5 @@
 """The MAC counts of fvcore and thop beside our own, and why they differ."""
 
-import copy
 import io
 import logging
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from coa_compress.copying import copied
 from coa_compress.errors import ModelError, SettingError
 from coa_compress.profiling.counting import macs_by_module, work_by_operator
 from coa_compress.profiling.modes import evaluating
@@ -271,7 +271,7 @@ def _attempt(
 ) -> dict[str, float] | None:
     try:
         with _silence():
-            twin = copy.deepcopy(model)
+            twin = copied(model)
             with evaluating(twin):
                 return count(twin, example)
     except Exception:

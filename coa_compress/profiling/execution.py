@@ -1,6 +1,5 @@
 """How a network is run when it is timed: number format, layout, compiler, CUDA graph."""
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from coa_compress.copying import copied
 from coa_compress.errors import SettingError
 from coa_compress.profiling.modes import evaluating
 
@@ -111,7 +111,7 @@ def prepared(model: nn.Module, example: Tensor, execution: Execution) -> Iterato
     """
     execution.check(example.device)
     dtype = _DTYPES[execution.dtype]
-    plain = copy.deepcopy(model).to(dtype)
+    plain = copied(model).to(dtype)
     given = example.to(dtype) if example.is_floating_point() else example
     if execution.channels_last:
         plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

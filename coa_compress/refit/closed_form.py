@@ -1,6 +1,5 @@
 """Refit of a cut student to its teacher, layer after layer, without training."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from coa_compress.artifacts import Batch, Cut
+from coa_compress.copying import copied
 from coa_compress.errors import SettingError
 from coa_compress.profiling.memory import peak_memory_mb
 from coa_compress.profiling.modes import evaluating
@@ -105,11 +105,11 @@ def refit(  # noqa: PLR0913 - each is a setting of its own
     """
     limits = {"max_memory_mb": max_memory_mb, "max_activations_mb": max_activations_mb}
     _check(batches, ridge=ridge, positions=positions, limits=limits)
-    student = copy.deepcopy(cut.student)
+    student = copied(cut.student)
     if not cut.slices:
         return RefitResult(student, (), {})
     with torch.no_grad(), evaluating(student):
-        reference = copy.deepcopy(teacher).eval()
+        reference = copied(teacher).eval()
         plan = plan_layers(reference, student, cut, batches[0].input)
         ridges = [ridge * factor for factor in _PULLS]
         solvers = {

@@ -1,6 +1,5 @@
 """How much a scalar of the output changes, to first order, when a channel is removed."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from coa_compress.artifacts import Batch, ChannelGroup, Member, Scores
+from coa_compress.copying import copied
 from coa_compress.errors import ModelError, SettingError
 from coa_compress.scoring.slices import channel_rows, check_members
 from coa_compress.structure.rebuild import named_tensors
@@ -80,7 +80,7 @@ def contributions(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
-        probe = copy.deepcopy(model).eval()
+        probe = copied(model).eval()
         weights = _differentiable(probe, groups)
         examples = list(_single_examples(batches))
         if examples and _writes_over(probe, weights, examples[0].input):

@@ -1,6 +1,5 @@
 """Distill the teacher into the student."""
 
-import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from coa_compress.allocation.losses import expected_losses
 from coa_compress.artifacts import Cut
+from coa_compress.copying import copied
 from coa_compress.distillation.adapters import adapters_between
 from coa_compress.distillation.features import FEATURE_TERMS
 from coa_compress.distillation.objective import Objective, Terms, frozen
@@ -180,7 +180,7 @@ class Distill:
         else:
             taps = ()
         adapted = settings.adapters and taps and terms.feature
-        teacher = frozen(copy.deepcopy(self._teacher(state)[0]).to(context.device))
+        teacher = frozen(copied(self._teacher(state)[0]).to(context.device))
         return Objective(
             terms=terms if taps else terms.without_taps(contrast=network is not None),
             known=task.losses,
@@ -248,12 +248,17 @@ def _expected(state: State, context: Context) -> dict[str, float]:
     ]
     losses = expected_losses(groups, scores, state.curves, evenness=allocation.evenness)
     return {
-        member.tensor.removesuffix(".weight"): float(losses[group.name][width])
+        _layer_of(member.tensor): float(losses[group.name][width])
         for group in groups
         if (width := allocation.widths.get(group.name)) is not None
         for member in group.members
-        if member.role == "output" and member.tensor.endswith(".weight")
+        if member.role == "output"
     }
+
+
+def _layer_of(tensor: str) -> str:
+    path, normed, _ = tensor.partition(".parametrizations.")
+    return path if normed else tensor.rpartition(".")[0]
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """How stages keep networks, losses and pictures in their folders."""
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from coa_compress.artifacts import History, Picture
 from coa_compress.atomic import write_atomic
 from coa_compress.checkpoint import load_tensors, load_weights_, save_tensors
+from coa_compress.copying import copied
 from coa_compress.errors import WeightsError
 
 
@@ -41,7 +41,7 @@ def save_network(path: Path, network: nn.Module) -> None:
 
 def load_network(path: Path, like: nn.Module) -> nn.Module:
     """Return a copy of a network with the weights of a file, in evaluation mode."""
-    network = copy.deepcopy(like)
+    network = copied(like)
     load_weights_(network, path)
     return network.eval()
 

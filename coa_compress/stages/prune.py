@@ -1,6 +1,5 @@
 """Cut the student out of the teacher."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from coa_compress.artifacts import AttributePatch, Cut
 from coa_compress.checkpoint import load_tensors, load_weights_, save_tensors
+from coa_compress.copying import copied
 from coa_compress.rounds import widened
 from coa_compress.stages.files import read_json, save_network, write_json
 from coa_compress.stages.state import Context, State, needed
@@ -81,7 +81,7 @@ class Prune:
         for key, kept in load_tensors(folder / "slices.safetensors").items():
             name, _, dim = key.rpartition("|")
             slices.setdefault(name, {})[int(dim)] = kept
-        student = copy.deepcopy(state.teacher)
+        student = copied(state.teacher)
         apply_shapes_(student, patches, found["shapes"])
         if found["outputs"] is not None:
             graphs = GraphsBySize(state.teacher, found["outputs"])

@@ -1,6 +1,5 @@
 """Channels that code couples by reading the size of one tensor and giving it to another."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from coa_compress.copying import copied
 from coa_compress.structure.calls import axis
 from coa_compress.structure.graph import arguments_of, operator_name, shape_of, words
 from coa_compress.structure.labels import LabelSpace, Vector
@@ -110,7 +110,7 @@ def _sources(
 ) -> dict[str, fx.Node]:
     """Return the first node that makes each of the wanted tensors."""
     found: dict[str, fx.Node] = {}
-    network = copy.deepcopy(model).eval()
+    network = copied(model).eval()
     shapes = {digest.split(" ", 1)[1] for digest in wanted}
     try:
         with torch.no_grad():

@@ -1,12 +1,12 @@
 """The cut itself: kept channels in, a new and smaller network of the user's own class out."""
 
-import copy
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import ChannelGroup, Cut
+from coa_compress.copying import copied
 from coa_compress.errors import StructureError
 from coa_compress.registry import did_you_mean
 from coa_compress.structure.graph import canonical_names
@@ -14,7 +14,6 @@ from coa_compress.structure.patches import patches_of_reads, patches_of_sizes
 from coa_compress.structure.rebuild import named_tensors, replace_tensors_, set_attributes_
 from coa_compress.structure.selection import Selection
 from coa_compress.structure.sizes import SizeReads
-from coa_compress.structure.torch_export import FAILURES, first_line
 
 
 def checked_channels(
@@ -53,13 +52,9 @@ def cut_network(model: nn.Module, selection: Selection, reads: SizeReads | None)
             matter.
 
     Raises:
-        StructureError: If the network cannot be copied.
+        ModelError: If the network cannot be copied.
     """
-    try:
-        student = copy.deepcopy(model)
-    except FAILURES as error:
-        message = f"cannot copy {type(model).__name__}: {first_line(error)}"
-        raise StructureError(message) from None
+    student = copied(model)
     slices = selection.tensor_slices()
     every_name = {
         name: slices[first] for name, first in canonical_names(model).items() if first in slices

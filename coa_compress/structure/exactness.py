@@ -1,6 +1,5 @@
 """Checks that a student computes exactly what the kept channels of its teacher compute."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Cut
+from coa_compress.copying import copied
 from coa_compress.errors import StructureError
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.structure.graph import place_of
@@ -159,7 +159,7 @@ def _restricted(structure: ExportedStructure, kept: Mapping[str, Tensor]) -> boo
 def _zeroed(
     structure: ExportedStructure, teacher: nn.Module, kept: Mapping[str, Tensor]
 ) -> nn.Module:
-    zeroed = copy.deepcopy(teacher)
+    zeroed = copied(teacher)
     zero_removed_(structure, zeroed, kept)
     return zeroed
 

@@ -1,6 +1,5 @@
 """Networks with fewer layers that compute the same: branches merged, batch norms folded."""
 
-import copy
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from coa_compress.copying import copied
 from coa_compress.errors import NoEffectWarning, StructureError
 from coa_compress.hooks import captured_outputs
 from coa_compress.structure.merging import merged, pair, slack_of, with_folded_norm
@@ -65,7 +65,7 @@ def with_branches(model: nn.Module, example: Tensor) -> nn.Module:
     ]
     with captured_outputs(model, chosen) as called, torch.no_grad():
         model(example)
-    model = copy.deepcopy(model)
+    model = copied(model)
     for path in chosen:
         conv = model.get_submodule(path)
         if path in called and isinstance(conv, nn.Conv2d):
@@ -92,7 +92,7 @@ def fold(model: nn.Module, example: Tensor) -> nn.Module:
     >>> [type(module).__name__ for module in fold(net, torch.rand(1, 3, 8, 8))]
     ['Conv2d', 'Identity', 'ReLU']
     """
-    before, image = copy.deepcopy(model).eval().double(), example.double()
+    before, image = copied(model).eval().double(), example.double()
     expected = _outputs(before, image)
     folded, count = _with_merged_branches(before)
     _check_equal(_outputs(folded, image), expected)
@@ -123,7 +123,7 @@ def merge_branches(model: nn.Module, example: Tensor) -> nn.Module:
       (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     )
     """
-    before, image = copy.deepcopy(model).eval().double(), example.double()
+    before, image = copied(model).eval().double(), example.double()
     after, _ = _with_merged_branches(before)
     _check_equal(_outputs(after, image), _outputs(before, image))
     return after.to(_dtype_of(model))
@@ -131,7 +131,7 @@ def merge_branches(model: nn.Module, example: Tensor) -> nn.Module:
 
 def _with_merged_branches(model: nn.Module) -> tuple[nn.Module, int]:
     found = [(path, m) for path, m in model.named_modules() if isinstance(m, ParallelConvs)]
-    model = copy.deepcopy(model)
+    model = copied(model)
     for path, parallel in found:
         channels = _channels_read(parallel)
         try:
@@ -143,7 +143,7 @@ def _with_merged_branches(model: nn.Module) -> tuple[nn.Module, int]:
 
 
 def _with_norm_in(model: nn.Module, conv_path: str, norm_path: str) -> nn.Module:
-    model = copy.deepcopy(model)
+    model = copied(model)
     conv, norm = model.get_submodule(conv_path), model.get_submodule(norm_path)
     if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
         return model

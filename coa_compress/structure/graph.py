@@ -1,6 +1,5 @@
 """Export of a network to a graph of tensor operators that remembers where each call was made."""
 
-import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from coa_compress.copying import copied
 from coa_compress.errors import StructureError
-from coa_compress.structure.torch_export import FAILURES, exported_program, first_line, in_torch
+from coa_compress.structure.torch_export import exported_program, in_torch
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
@@ -63,7 +63,8 @@ def export_graph(model: nn.Module, example: Tensor) -> ExportedGraph:
         example: An input.
 
     Raises:
-        StructureError: If the network cannot be copied, run or exported, with the cause.
+        ModelError: If the network cannot be copied.
+        StructureError: If it cannot be run or exported, with the cause.
 
     >>> graph = export_graph(nn.Conv2d(3, 8, 1), torch.zeros(1, 3, 4, 4))
     >>> [node.op for node in graph.nodes]
@@ -91,13 +92,9 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     """Return a deep copy in evaluation mode.
 
     Raises:
-        StructureError: If the network cannot be copied.
+        ModelError: If the network cannot be copied.
     """
-    try:
-        return copy.deepcopy(model).eval()
-    except FAILURES as error:
-        message = f"cannot copy {type(model).__name__}: {first_line(error)}"
-        raise StructureError(message) from None
+    return copied(model).eval()
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:

@@ -174,16 +174,31 @@ def _norm_sizes(module: nn.Module, shape: tuple[int, ...]) -> dict[str, int | tu
 def _new_shape(
     path: str, module: nn.Module, slices: Mapping[str, Mapping[int, Tensor]]
 ) -> tuple[int, ...]:
-    """Return the new shape of a module's weight, which may be kept under another name."""
+    """Return the new shape of a module's weight; empty where it has none."""
+    name = weight_name(module)
+    if name is None:
+        return ()
+    cut = slices.get(f"{path}.{name}" if path else name, {})
+    return tuple(
+        len(cut[dim]) if dim in cut else int(size)
+        for dim, size in enumerate(module.get_parameter(name).shape)
+    )
+
+
+def weight_name(module: nn.Module) -> str | None:
+    """Return the name of the parameter that has the shape of a layer's weight, or None.
+
+    A weight or spectral norm keeps what the weight is computed from under a name of its own.
+
+    >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3))
+    >>> weight_name(nn.Linear(2, 3)), weight_name(layer), weight_name(nn.ReLU())
+    ('weight', 'parametrizations.weight.original', None)
+    """
     own = dict(module.named_parameters(remove_duplicate=False))
-    for name in ("weight", "weight_v", "parametrizations.weight.original1", _ORIGINAL):
-        if name in own:
-            cut = slices.get(f"{path}.{name}" if path else name, {})
-            return tuple(
-                len(cut[dim]) if dim in cut else int(size)
-                for dim, size in enumerate(own[name].shape)
-            )
-    return ()
+    return next((name for name in _WEIGHTS if name in own), None)
 
 
-_ORIGINAL = "parametrizations.weight.original"
+_WEIGHTS = (
+    *("weight", "weight_v", "weight_orig"),
+    *("parametrizations.weight.original1", "parametrizations.weight.original"),
+)

@@ -115,11 +115,17 @@ def _starting(
 
 
 def _cuttable(graph: ExportedGraph, node: fx.Node) -> bool:
-    """Tell whether a tensor is a used parameter, or the statistics of a norm; others are data."""
+    """Tell whether a tensor is a used parameter or belongs to a norm; others are data."""
     if not node.users:
         return False
-    statistics = all(operator_name(user) in _NORMS for user in node.users)
-    return node.name in graph.parameters or statistics
+    return node.name in graph.parameters or all(map(_normalizes, node.users))
+
+
+def _normalizes(user: fx.Node) -> bool:
+    """Tell whether a node takes statistics, or the singular vectors of a spectral norm."""
+    if operator_name(user) == "clone":
+        return all(map(_normalizes, user.users))
+    return operator_name(user) in _NORMS | {"mv", "dot", "vdot"}
 
 
 def _outcome(call: Call) -> tuple[Dims, ...]:

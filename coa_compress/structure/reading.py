@@ -1,6 +1,5 @@
 """Running a network with tagged integers, to learn where the sizes in its code come from."""
 
-import copy
 import hashlib
 import inspect
 import linecache
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from coa_compress.copying import copied
 from coa_compress.structure.graph import ExportedGraph, Place, operator_name, place_of, words
 from coa_compress.structure.sizes import (
     SHAPE,
@@ -40,7 +40,7 @@ def read_sizes(model: nn.Module, example: Tensor, graph: ExportedGraph) -> SizeR
         graph: Its exported graph.
     """
     for shapes in (True, False):
-        network = copy.deepcopy(model).eval()
+        network = copied(model).eval()
         values = _tag_attributes(network)
         mode = _Listener(values if shapes else None)
         try:

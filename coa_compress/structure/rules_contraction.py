@@ -102,6 +102,21 @@ def matrix_product(call: Call) -> tuple[Dims, ...]:
     return ((*batch, rows, columns),)
 
 
+def vector_product(call: Call) -> tuple[Dims, ...]:
+    """Unite a vector with the last dimension of what it is multiplied by, matrix or vector."""
+    left, right = (call.tensor(name) for name in ("self", _second(call)))
+    _unite(call, [(left, -1), (right, 0)])
+    _record(call, _labeled(call, left))
+    call.mix("zero", _where(call, "self", left, -1))
+    if left not in call.static and right not in call.static:
+        call.restrict(call.dims(left)[-1])
+    return (tuple(call.dims(left)[:-1]),)
+
+
+def _second(call: Call) -> str:
+    return next(name for name in ("vec", "tensor", "other") if name in call.arguments)
+
+
 def added_matrix_product(call: Call) -> tuple[Dims, ...]:
     """Unite the product of two matrices with what is added to it."""
     (product,) = matrix_product(call)
@@ -335,6 +350,7 @@ CONTRACTION: Mapping[str, Rule] = {
     "linear": linear,
     **dict.fromkeys(words("matmul bmm mm"), matrix_product),
     **dict.fromkeys(words("addmm baddbmm"), added_matrix_product),
+    **dict.fromkeys(words("mv dot vdot"), vector_product),
     "einsum": einsum,
     "scaled_dot_product_attention": attention,
 }

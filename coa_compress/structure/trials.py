@@ -1,6 +1,5 @@
 """Trial cuts: which of the groups of a structure the code of the network can really follow."""
 
-import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from coa_compress.copying import copied
 from coa_compress.errors import StructureError
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.structure.graph import evaluation_copy, output_nodes
@@ -84,7 +84,7 @@ def inexact_groups(structure: ExportedStructure, example: Tensor) -> list[str]:
 
 def stirred(model: nn.Module) -> nn.Module:
     """Return a copy whose constant parameters and statistics vary, so that no channel is idle."""
-    changed = copy.deepcopy(model)
+    changed = copied(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in {id(t): t for t in named_tensors(changed).values()}.values():

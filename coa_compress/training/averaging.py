@@ -1,6 +1,5 @@
 """The exponential moving average of a network in training."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from coa_compress.copying import copied
 from coa_compress.settings import NonNegativeInt, PositiveInt, check_ranges
 from coa_compress.training.settings import Decay
 
@@ -55,7 +55,7 @@ def averaged_copy(model: nn.Module) -> nn.Module:
     >>> averaged_copy(nn.Linear(2, 3)).training
     False
     """
-    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    return copied(model).eval().requires_grad_(requires_grad=False)
 
 
 def decay_at(step: int, decay: float) -> float:

@@ -1,6 +1,5 @@
 """The one training loop: every stage that learns goes through ``fit``."""
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import History
+from coa_compress.copying import copied
 from coa_compress.errors import (
     FOREIGN_ERRORS,
     CoaError,
@@ -182,7 +182,7 @@ class _Loop:
         self.job, self.settings, self.seed = job, settings, seed
         self.engine, self.device, self.folder = engine, device, folder
         self.processes = processes = engine.processes
-        model = copy.deepcopy(job.model).to(device)
+        model = copied(job.model).to(device)
         _set_layout_(model, torch.contiguous_format if processes.sharded else torch.channels_last)
         self.state = LoopState(
             model,
@@ -225,7 +225,7 @@ class _Loop:
 
     def result(self) -> TrainingResult:
         state = self.state
-        model = copy.deepcopy(self.job.model)
+        model = copied(self.job.model)
         fill_(model, packed(dict(tensors_of(state.averaged)) if state.best is None else state.best))
         return TrainingResult(
             model=model.eval(),
@@ -328,7 +328,7 @@ class _Loop:
         averaged = self.state.averaged.eval()
         if not self.processes.sharded:
             return averaged
-        model = copy.deepcopy(self.job.model)
+        model = copied(self.job.model)
         fill_(model, packed(dict(tensors_of(averaged))))
         return model.to(self.device).eval()
 
@@ -374,7 +374,7 @@ def _set_layout_(model: nn.Module, layout: torch.memory_format) -> bool:
 @contextmanager
 def _borrowed(extras: nn.Module, device: torch.device) -> Iterator[None]:
     """Move modules to a device; give them back where and as they were."""
-    before = copy.deepcopy(extras)
+    before = copied(extras)
     try:
         extras.to(device)
         yield

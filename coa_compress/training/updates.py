@@ -1,6 +1,5 @@
 """Which part of a network a training changes: all of it, its norm layers, or low-rank deltas."""
 
-import copy
 from collections.abc import Iterator
 from typing import Literal
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from coa_compress.copying import copied
 from coa_compress.errors import ModelError
 from coa_compress.training.seeds import generator_of
 
@@ -63,7 +63,7 @@ def limited(model: nn.Module, update: Update, *, rank: int = 4) -> nn.Module:
     >>> [name for name, p in net.named_parameters() if p.requires_grad]
     ['1.weight', '1.bias']
     """
-    limited_copy = copy.deepcopy(model)
+    limited_copy = copied(model)
     if update == "all":
         return limited_copy
     trained = {id(p) for p in limited_copy.parameters() if p.requires_grad}
@@ -95,7 +95,7 @@ def merged(trained: nn.Module, like: nn.Module) -> nn.Module:
         # read, not removed: copies of a parametrized module share its class
         for name in getattr(module, "parametrizations", {}):
             learned[f"{path}.{name}" if path else name] = getattr(module, name)
-    result = copy.deepcopy(like)
+    result = copied(like)
     for name, tensor in [*result.named_parameters(), *result.named_buffers()]:
         tensor.copy_(learned[name])
     return result.train(trained.training)

@@ -1,6 +1,5 @@
 """Any network from images to images as a task: what it should keep doing is in the images."""
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch, Picture
+from coa_compress.copying import copied
 from coa_compress.errors import DataError, ModelError
 from coa_compress.profiling.modes import evaluating
 from coa_compress.protocols import NamedLoss, Progress, no_progress
@@ -102,7 +102,7 @@ class RestorationTask:
         Raises:
             ModelError: If the task was made without a network.
         """
-        return copy.deepcopy(self._reference).requires_grad_(requires_grad=True)
+        return copied(self._reference).requires_grad_(requires_grad=True)
 
     @property
     def explanations(self) -> Mapping[str, str]:
@@ -297,7 +297,7 @@ def _check_scale(images: Sequence[ImageFile], model: nn.Module, channels: int) -
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).cpu().eval().requires_grad_(requires_grad=False)
+    return copied(model).cpu().eval().requires_grad_(requires_grad=False)
 
 
 def _psnr_db_of_each(output: Tensor, expected: Tensor) -> list[float]:

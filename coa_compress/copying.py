@@ -1,0 +1,55 @@
+"""Copies of networks, also of those that hold results of a pass."""
+
+import copy
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from coa_compress.errors import FOREIGN_ERRORS, ModelError, first_line
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def copied(model: Network) -> Network:
+    """Return a deep copy of a network, which is unchanged.
+
+    Tensors that a pass with gradients has left in attributes, which ``copy.deepcopy`` refuses, are
+    copied by value: features that are kept, and the weight that ``torch.nn.utils.weight_norm`` and
+    ``spectral_norm`` compute.
+
+    Args:
+        model: Any network.
+
+    Raises:
+        ModelError: If it holds something else that cannot be copied.
+
+    >>> normed = nn.utils.spectral_norm(nn.Linear(2, 2))
+    >>> _ = normed(torch.ones(1, 2))
+    >>> copied(normed).weight.grad_fn is None
+    True
+    """
+    computed = {
+        id(tensor): tensor.detach().clone()
+        for module in model.modules()
+        for tensor in _tensors(list(vars(module).values()))
+        if tensor.grad_fn is not None
+    }
+    try:
+        return copy.deepcopy(model, computed)
+    except (*FOREIGN_ERRORS, pickle.PicklingError) as error:
+        message = f"cannot copy {type(model).__name__}: {first_line(error)}: "
+        message += "remove what is no parameter"
+        raise ModelError(message) from None
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _tensors(item)
