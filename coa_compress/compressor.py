@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
-from coa_compress.copying import copied
-from coa_compress.errors import ModelError, RecipeError, RunError
+from coa_compress.copying import copied, unwrapped
+from coa_compress.errors import CoaWarning, ModelError, RecipeError, RunError
 from coa_compress.opening import open_network
 from coa_compress.protocols import (
     Fingerprinted,
@@ -59,8 +60,9 @@ class Compressor:
     """Compress, distill and adapt a network.
 
     Args:
-        model: Any image-to-image network; it is unchanged, bit for bit. None takes the ``model``
-            of the recipe, or the teacher of its task.
+        model: Any image-to-image network; it is unchanged, bit for bit. Of one that is wrapped by
+            ``torch.compile``, ``nn.DataParallel`` or the like, what is inside is compressed. None
+            takes the ``model`` of the recipe, or the teacher of its task.
         recipe: A recipe, or the path of one; None compresses to half of the MACs by
             self-distillation on built-in images.
         task: The problem, as an object; None takes the one that the recipe names.
@@ -72,6 +74,9 @@ class Compressor:
     Raises:
         ModelError: If neither a model nor a recipe is given, or the model cannot be copied.
         RecipeError: If the recipe is wrong, or names a device that is not there.
+
+    Warns:
+        CoaWarning: If the weights are not float32, in which networks are compressed.
 
     >>> Compressor()
     Traceback (most recent call last):
@@ -312,7 +317,20 @@ def _own_copy(model: nn.Module) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         message = f"{type(model).__name__} is compiled by TorchScript: give the module it came from"
         raise ModelError(message)
-    return copied(model).cpu().eval()
+    model = unwrapped(model)
+    own = copied(model)
+    lazy = [name for name, p in own.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        message = f"parameter {lazy[0]!r} of {type(model).__name__} has no shape yet: "
+        message += "run the model on one input first"
+        raise ModelError(message)
+    other = {p.dtype for p in own.parameters() if p.is_floating_point()} - {torch.float32}
+    if other:
+        listed = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in other))
+        message = f"{type(model).__name__} has weights in {listed}: it is compressed in float32"
+        warnings.warn(message, CoaWarning, stacklevel=3)
+        own = own.float()
+    return own.cpu().eval()
 
 
 def _task_of(recipe: Recipe, model: nn.Module | None, example: Tensor | None) -> Task:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from coa_compress.errors import FOREIGN_ERRORS, ModelError, first_line
 
@@ -42,6 +44,28 @@ def copied(model: Network) -> Network:
         message = f"cannot copy {type(model).__name__}: {first_line(error)}: "
         message += "remove what is no parameter"
         raise ModelError(message) from None
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside wrappers for speed or for several devices; any other as it is.
+
+    Args:
+        model: Any network, perhaps in ``torch.compile``, ``nn.DataParallel``,
+            ``DistributedDataParallel`` or ``AveragedModel``, one in another.
+
+    >>> type(unwrapped(AveragedModel(nn.DataParallel(nn.ReLU()))))
+    <class 'torch.nn.modules.activation.ReLU'>
+    """
+    while (name := _held_as(model)) is not None:
+        model = model.get_submodule(name)
+    return model
+
+
+def _held_as(model: nn.Module) -> str | None:
+    if isinstance(model, nn.DataParallel | DistributedDataParallel | AveragedModel):
+        return "module"
+    # what torch.compile returns; to import its class takes seconds
+    return "_orig_mod" if "_orig_mod" in dict(model.named_children()) else None
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

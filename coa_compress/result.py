@@ -6,6 +6,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coa_compress.errors import CoaWarning
+from coa_compress.errors import FOREIGN_ERRORS, CoaWarning
 from coa_compress.hooks import assigned_attributes
 from coa_compress.protocols import Comparable, Explained, Showable, Task
 from coa_compress.provenance import commit, machine, versions
@@ -28,6 +29,7 @@ from coa_compress.stages.files import load_pictures
 from coa_compress.stages.measure import Measure
 from coa_compress.stages.pipeline import Outcome
 from coa_compress.stages.state import Context, State
+from coa_compress.structure.graph_student import GraphStudent
 from coa_compress.students import StudentRecord, digest_settings, graph_record, save_student
 
 
@@ -109,8 +111,7 @@ def student_record(
         example: One input, batch 1.
     """
     network = final_network(state).eval()
-    with assigned_attributes(network) as assigned, torch.no_grad():
-        network(example.to(next(network.parameters()).device))
+    assigned = _assigned(network, example.to(next(network.parameters()).device))
     teacher, student = state.teacher.state_dict(), network.state_dict()
     shapes = {n: list(t.shape) for n, t in student.items() if t.shape != teacher[n].shape}
     kept = {} if state.allocation is None else state.allocation.kept
@@ -127,6 +128,18 @@ def student_record(
         assigned=tuple(sorted(assigned)),
         graph=graph_record(network),
     )
+
+
+@torch.no_grad()
+def _assigned(network: nn.Module, example: Tensor) -> set[str]:
+    """Return the attributes that passes give new values, also where the input's size changes."""
+    with assigned_attributes(network) as assigned:
+        network(example)
+        if not isinstance(network, GraphStudent):
+            with suppress(*FOREIGN_ERRORS):
+                network(torch.cat([example, example], dim=-1))
+            network(example)
+    return assigned
 
 
 def make_report(

@@ -30,6 +30,33 @@ class Uncopyable(Plain):
         self.rows = (row for row in self.first.weight)
 
 
+class OneByOne(Plain):
+    def forward(self, image):
+        return super().forward(image).reshape(1, 3, 16, 16)
+
+
+class Supervised(Plain):
+    """Returns one more tensor in training, as networks with a loss of their own for it do."""
+
+    def forward(self, image):
+        output = super().forward(image)
+        return (output, image) if self.training else output
+
+
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.LazyConv2d(8, 3, padding=1), nn.LazyConv2d(3, 1))
+
+
+class Listed(Plain):
+    def __init__(self):
+        super().__init__()
+        self.more = [nn.Conv2d(3, 3, 1)]
+
+    def forward(self, image):
+        return self.more[0](super().forward(image))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
@@ -41,7 +68,10 @@ class Uncopyable(Plain):
             "cannot copy Uncopyable: cannot pickle .*: remove what is no parameter",
         ),
         (Pair, ModelError, "Pair returns a tuple: it must return one tensor"),
-        (Plain().double, ModelError, r"Plain does not run on an input of shape \(1, 3, 16, 16\)"),
+        (OneByOne, ModelError, r"does not run on what its task gives, a batch of .*take any size"),
+        (Supervised, ModelError, "returns a tuple in training mode: it must return one tensor"),
+        (Lazy, ModelError, "'0.weight' of Lazy has no shape yet: run the model on one input first"),
+        (Listed, StructureError, "does not compute in double precision .*layers in plain lists"),
         (nn.Identity, ModelError, "Identity has no weights to infer its input from: give example"),
         (lambda: nn.Conv2d(3, 3, 1), StructureError, "no channel group to cut in Conv2d"),
     ],
@@ -53,6 +83,15 @@ def test_a_model_that_cannot_be_compressed_is_one_clear_line(tmp_path, make, err
 
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_gives_other_inputs_is_one_clear_line(tmp_path):
+    net, signal = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 3, 3)), torch.zeros(1, 3, 64)
+
+    with pytest.raises(ModelError, match=r"does not run on what its task gives.*give a task that"):
+        Compressor(net, recipe=small_recipe(), example=signal, out=tmp_path / "run").run()
+    with pytest.raises(ModelError, match=r"Plain does not run on an input of shape \(1, 4, 9, 9\)"):
+        Compressor(Plain(), recipe=small_recipe(), example=torch.zeros(1, 4, 9, 9)).run()
 
 
 @pytest.mark.parametrize(

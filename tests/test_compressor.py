@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,9 +27,12 @@ from small_runs import (
     snapshot,
 )
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from coa_compress import Compressor, Result, compressor, load
+from coa_compress.artifacts import Batch
 from coa_compress.errors import (
+    CoaWarning,
     ModelError,
     NoEffectWarning,
     RecipeError,
@@ -41,6 +45,7 @@ from coa_compress.report.document import to_document
 from coa_compress.report.write import read_report
 from coa_compress.tasks.dehazing.task import DehazingTask
 from coa_compress.tasks.restoration.task import RestorationTask
+from coa_compress.training.image_losses import l1
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -365,6 +370,133 @@ def test_a_student_is_judged_as_its_recipe_says(tmp_path):
     assert task.example_input().shape == (1, 3, 16, 16)
     _, task = open_student(str(tmp_path / "run"), task="dehazing")
     assert isinstance(task, DehazingTask)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        nn.DataParallel,
+        lambda net: nn.DataParallel(torch.compile(net)),
+        AveragedModel,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_what_is_inside_a_wrapper_is_compressed(tmp_path, wrap):
+    result = Compressor(wrap(seeded(Plain)), recipe=small_recipe(), out=tmp_path / "run").run()
+
+    assert type(result.student) is Plain
+    assert torch.equal(load(tmp_path / "run" / "student")(EXAMPLE), result.student(EXAMPLE))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_another_format_are_compressed_in_float32(tmp_path, dtype):
+    model = seeded(Plain).to(dtype)
+    said = f"Plain has weights in {str(dtype)[6:]}: it is compressed in float32"
+
+    with pytest.warns(CoaWarning, match=said):
+        result = Compressor(model, recipe=small_recipe(), out=tmp_path / "run").run()
+
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert {p.dtype for p in result.student.parameters()} == {torch.float32}
+    assert torch.equal(load(tmp_path / "run" / "student")(EXAMPLE), result.student(EXAMPLE))
+
+
+class Spectral(Plain):
+    """Its first parameter is complex, so that it says nothing of the type of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.ones(8, 1, 1, dtype=torch.complex64))
+
+    def forward(self, image):
+        hidden = torch.fft.fft2(torch.relu(self.first(image))) * self.filter
+        return image + self.last(torch.relu(self.second(torch.fft.ifft2(hidden).real)))
+
+
+def test_a_network_with_complex_parameters_is_compressed(small_default, tmp_path):
+    result = Compressor(seeded(Spectral), out=tmp_path / "run").run()
+
+    assert result.student.filter.dtype == torch.complex64
+    assert result.student.second.weight.shape[0] < 8
+    assert torch.equal(load(tmp_path / "run" / "student")(EXAMPLE), result.student(EXAMPLE))
+
+
+class Sampling:
+    """A task on any kind of input, without truth."""
+
+    losses: ClassVar[dict[str, Any]] = {"l1": l1}
+
+    def __init__(self, teacher, make):
+        self.teacher, self.make = teacher, make
+
+    def build_teacher(self):
+        return self.teacher
+
+    def example_input(self):
+        return self.make(1, torch.Generator().manual_seed(0))
+
+    def training_batch(self, batch_size, generator):
+        return Batch(self.make(batch_size, generator))
+
+    def calibration_batches(self):
+        return [self.training_batch(4, torch.Generator().manual_seed(1))]
+
+    def validate(self, model):
+        given = self.calibration_batches()[0].input
+        with torch.no_grad():
+            return -float((model(given) - self.teacher(given)).abs().mean())
+
+    def measure(self, model):
+        return {"l1": {"validation": -self.validate(model)}}
+
+
+def uniform(*shape):
+    return lambda count, generator: torch.rand(count, *shape, generator=generator)
+
+
+def tokens(count, generator):
+    return torch.randint(0, 50, (count, 12), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("layers", "make"),
+    [
+        ([nn.Conv1d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 3, 3)], uniform(3, 32)),
+        ([nn.Conv3d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 3, 1)], uniform(3, 4, 8, 8)),
+        ([nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 2)], uniform(10)),
+        ([nn.Embedding(50, 16), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 50)], tokens),
+    ],
+)
+def test_networks_that_take_no_images_are_compressed(tmp_path, layers, make):
+    task = Sampling(nn.Sequential(*layers).eval(), make)
+
+    recipe = small_recipe(stages__distill__feature=0)
+    result = Compressor(task=task, recipe=recipe, out=tmp_path / "run").run()
+
+    assert result.report.allocation["macs_kept"] <= 0.6
+    assert result.student(task.example_input()).shape == task.teacher(task.example_input()).shape
+
+
+class Masking(Plain):
+    """Makes a mask for each new size, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.mask = None
+
+    def forward(self, image):
+        if self.mask is None or self.mask.shape[-2:] != image.shape[-2:]:
+            self.mask = image.new_ones(image.shape[-2:])
+        return super().forward(image * self.mask)
+
+
+def test_what_forward_keeps_for_a_size_is_no_setting(small_default, tmp_path):
+    result = Compressor(seeded(Masking), out=tmp_path / "run").run()
+
+    assert result.record.assigned == ("mask",)
+    assert result.student.mask.shape == EXAMPLE.shape[-2:]
+    assert torch.equal(load(tmp_path / "run" / "student")(EXAMPLE), result.student(EXAMPLE))
 
 
 class Noting(Plain):

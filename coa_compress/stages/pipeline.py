@@ -3,12 +3,14 @@
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from coa_compress.copying import copied
 from coa_compress.errors import (
     FOREIGN_ERRORS,
     ModelError,
@@ -17,6 +19,7 @@ from coa_compress.errors import (
     first_line,
     warnings_passed,
 )
+from coa_compress.protocols import Task
 from coa_compress.runs import RunFolder, digest_of
 from coa_compress.stages.cache import StageCache
 from coa_compress.stages.state import Context, Stage, State
@@ -92,6 +95,7 @@ def check_stages(
     ]
     if pending:
         _check_output(state, context)
+        _check_batches(state.teacher, context.task, trains=any(map(_trains, pending)))
     for stage in pending:
         stage.check(state, context)
 
@@ -139,7 +143,7 @@ def run_stages(
         began = time.monotonic()
         training = folder / "training"
         working = replace(context, folder=training)
-        together = context.processes.count > 1 and getattr(stage, "trains", False)
+        together = context.processes.count > 1 and _trains(stage)
         said: list[str] = []
         with warnings_passed(said.append, shown=True):
             ended = stage.run(state, working) if together else None
@@ -220,3 +224,31 @@ def _check_output(state: State, context: Context) -> None:
     if not isinstance(output, Tensor):
         message = f"{name} returns a {type(output).__name__}: it must return one tensor"
         raise ModelError(message)
+
+
+@torch.no_grad()
+def _check_batches(teacher: nn.Module, task: Task, *, trains: bool) -> None:
+    """Raise if the network cannot take what its task gives, or returns something else from it."""
+    name, given = type(teacher).__name__, task.calibration_batches()[0].input
+    for count in (1, 2):
+        batch = given[:count]
+        try:
+            teacher(batch)
+        except FOREIGN_ERRORS as error:
+            message = f"{name} does not run on what its task gives, a batch of shape "
+            message += f"{tuple(batch.shape)}: {first_line(error)}: "
+            message += "give a task that makes its inputs" if count == 1 else "let it take any size"
+            raise ModelError(message) from None
+    output: object = given
+    if trains:
+        # what else fails in training mode, the training says
+        with torch.random.fork_rng(devices=[]), suppress(*FOREIGN_ERRORS):
+            output = copied(teacher).train()(given[:2])
+    if not isinstance(output, Tensor):
+        message = f"{name} returns a {type(output).__name__} in training mode: it must return one "
+        message += "tensor, as in evaluation: wrap it"
+        raise ModelError(message)
+
+
+def _trains(stage: Stage) -> bool:
+    return bool(getattr(stage, "trains", False))

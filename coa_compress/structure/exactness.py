@@ -16,6 +16,7 @@ from coa_compress.structure.reference import (
     Traced,
     double_precision,
     doubled_copy,
+    in_double,
     limited_outputs,
     run_reference,
 )
@@ -60,7 +61,7 @@ def exactness(
     student, teacher = doubled_copy(cut.student), doubled_copy(structure.model)
     selection = structure.selection(kept)
     zeroed = None if _restricted(structure, kept) else _zeroed(structure, teacher, kept)
-    example = example.double() if example.is_floating_point() else example
+    example = in_double(example)
     with double_precision():
         reference = run_reference(teacher, selection, example)
         error = relative_error(reference.outputs, outputs_of(student, example))
@@ -121,8 +122,8 @@ def first_difference(
     teacher = doubled_copy(structure.model)
     selection = structure.selection(kept)
     with double_precision():
-        reference = run_reference(teacher, selection, example.double(), keep_values=True)
-        seen, failure = _module_outputs(student, example.double())
+        reference = run_reference(teacher, selection, in_double(example), keep_values=True)
+        seen, failure = _module_outputs(student, in_double(example))
     expected = _expected_outputs(structure, reference, kept)
     for path, value in seen:
         if path in expected and relative_error([expected[path]], [value]) > TOLERANCE:

@@ -61,6 +61,11 @@ def double_precision() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
+def in_double(example: Tensor) -> Tensor:
+    """Return an input in double precision; one of whole numbers, such as tokens, as it is."""
+    return example.double() if example.is_floating_point() else example
+
+
 def doubled_copy(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode and double precision, plain tensor attributes included."""
     doubled = evaluation_copy(model).double()

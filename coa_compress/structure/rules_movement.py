@@ -212,6 +212,16 @@ def resampled(call: Call) -> tuple[Dims, ...]:
     return (tuple(passed),) * len(call.out_shapes)
 
 
+def unpooled(call: Call) -> tuple[Dims, ...]:
+    """Unite the channels of what is put back with those of the places that it goes to."""
+    (passed,) = resampled(call)
+    image, places = call.tensor("self"), call.tensor("indices")
+    if call.shape(image)[-3] > 1:
+        met = call.space.meet([call.dims(image)[-3], call.dims(places)[-3]])
+        passed = (*passed[:-3], met, *passed[-2:])
+    return (passed,)
+
+
 def sampled(call: Call) -> tuple[Dims, ...]:
     """Pass on the channels of an image that is sampled on a grid; the grid is frozen."""
     image, grid = call.tensor("input"), call.tensor("grid")
@@ -330,6 +340,7 @@ MOVEMENT: Mapping[str, Rule] = {
         ),
         resampled,
     ),
+    "max_unpool2d": unpooled,
     **dict.fromkeys(words("grid_sampler grid_sampler_2d"), sampled),
     "im2col": unfolded_patches,
     "col2im": folded_patches,

@@ -45,7 +45,7 @@ def exported_program(
         StructureError: If it cannot be run or exported, with the cause and the line of its code.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _one_precision(), torch.no_grad():
             program = torch.export.export(model, (example,), strict=False)
             if any(in_the_way(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
@@ -126,6 +126,18 @@ def _written_parameters(model: nn.Module, example: Tensor) -> list[str]:
     except FAILURES:
         return []
     return [name for name, tensor in model.named_parameters() if id(tensor) in mode.written]
+
+
+@contextmanager
+def _one_precision() -> Iterator[None]:
+    """Leave out what ``forward`` says of autocast: it changes no shape, but hides the calls."""
+    before = (torch.autocast.__enter__, torch.autocast.__exit__)
+    torch.autocast.__enter__ = lambda self: self  # type: ignore[method-assign]
+    torch.autocast.__exit__ = lambda *_: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__, torch.autocast.__exit__ = before  # type: ignore[method-assign]
 
 
 @contextmanager

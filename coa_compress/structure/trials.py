@@ -13,7 +13,12 @@ from coa_compress.errors import StructureError
 from coa_compress.structure.exported import ExportedStructure
 from coa_compress.structure.graph import evaluation_copy, output_nodes
 from coa_compress.structure.rebuild import named_tensors, replace_tensors_
-from coa_compress.structure.reference import double_precision, doubled_copy, run_reference
+from coa_compress.structure.reference import (
+    double_precision,
+    doubled_copy,
+    in_double,
+    run_reference,
+)
 from coa_compress.structure.selection import Selection
 from coa_compress.structure.torch_export import FAILURES, first_line
 
@@ -74,7 +79,7 @@ def inexact_groups(structure: ExportedStructure, example: Tensor) -> list[str]:
     if len(bad) == len(names) and not _exact(probe, [], example):
         message = f"{type(structure.model).__name__} does not compute in double precision what its "
         message += "exported graph does, so that no cut can be checked: remove random numbers, "
-        message += "state and fixed data types from its forward"
+        message += "state, fixed data types and layers in plain lists from it"
         raise StructureError(message)
     left = [name for name in names if name not in bad]
     if bad and not _sound(probe, left, example):
@@ -133,8 +138,8 @@ def _exact(structure: ExportedStructure, names: Sequence[str], example: Tensor) 
     student = doubled_copy(structure.cut(kept).student)
     teacher = doubled_copy(structure.model)
     with double_precision():
-        reference = run_reference(teacher, structure.selection(kept), example.double())
-        actual = outputs_of(student, example.double())
+        reference = run_reference(teacher, structure.selection(kept), in_double(example))
+        actual = outputs_of(student, in_double(example))
     return relative_error(reference.outputs, actual) <= TOLERANCE
 
 

@@ -80,6 +80,16 @@ def _scale_at(model: nn.Module, channels: int, height: int, *, square: bool) -> 
     return scale if not rest and output.shape[-1] == scale * width else 0
 
 
+def suited(image: Tensor, model: nn.Module) -> Tensor:
+    """Return an image on the device, and in the type of numbers, of a network's parameters.
+
+    >>> suited(torch.zeros(1), nn.Linear(1, 1).double()).dtype
+    torch.float64
+    """
+    own = list(model.parameters())
+    return image.to(next((p for p in own if p.is_floating_point()), (*own, image)[0].real))
+
+
 def tried(model: nn.Module, image: Tensor) -> Any:
     """Return what a network makes of an input, in evaluation mode, or None if it cannot take it.
 
@@ -88,7 +98,7 @@ def tried(model: nn.Module, image: Tensor) -> Any:
     """
     with evaluating(model), torch.no_grad():
         try:
-            return model(image.to(next(model.parameters(), image)))
+            return model(suited(image, model))
         except FOREIGN_ERRORS:
             return None
 
@@ -164,7 +174,7 @@ def _run(model: nn.Module, image: Tensor, sizes: Sizes) -> Tensor:
     padding = (0, wide - width, 0, high - height)
     padded = functional.pad(image[None], padding, mode="replicate") if any(padding) else image[None]
     try:
-        output = model(padded.to(next(model.parameters(), image)))
+        output = model(suited(padded, model))
     except (CoaError, torch.OutOfMemoryError):
         raise
     except FOREIGN_ERRORS as error:

@@ -118,12 +118,12 @@ def update_average_(
     0.25
     """
     places = dict(tensors_of(averaged))
-    copied = {name for name, _ in model.named_buffers()} if buffers == "copy" else set()
+    taken = {name for name, _ in model.named_buffers()} if buffers == "copy" else set()
     for name, fast in tensors_of(model):
         slow = places.get(name)
         if slow is None or slow.shape != fast.shape:
             continue  # a cache that a forward pass has made: not a part of what was learned
-        if name not in copied and (slow.is_floating_point() or slow.is_complex()):
+        if name not in taken and (slow.is_floating_point() or slow.is_complex()):
             slow.lerp_(fast, 1.0 - decay)
         else:
             slow.copy_(fast)

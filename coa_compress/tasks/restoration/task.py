@@ -22,7 +22,7 @@ from coa_compress.tasks.restoration.data import RestorationData
 from coa_compress.tasks.restoration.fidelity import Fidelity
 from coa_compress.tasks.restoration.folders import ImageFile, read_images
 from coa_compress.tasks.restoration.settings import RestorationSettings
-from coa_compress.tasks.tiling import sizes_of, tried
+from coa_compress.tasks.tiling import sizes_of, suited, tried
 from coa_compress.training.image_losses import charbonnier, frequency_l1, l1, psnr_loss, ssim_loss
 
 _MOST_PSNR_DB = 100.0
@@ -267,12 +267,11 @@ class RestorationTask:
 
     def _psnr_to_teacher_db(self, model: nn.Module, batches: Sequence[Batch]) -> float:
         reference = self._reference
-        parameter = next(model.parameters(), torch.zeros(()))
         values = []
         for batch in batches:
             with evaluating(model), torch.no_grad():
                 expected = reference(batch.input).float()
-                output = model(batch.input.to(parameter)).float().cpu()
+                output = model(suited(batch.input, model)).float().cpu()
             values += _psnr_db_of_each(output, expected)
         return sum(values) / len(values)
 
