@@ -126,44 +126,57 @@ def run_stages(
     """
     seconds: dict[str, float] = {}
     warned: list[str] = []
-    for index, (stage, digest) in enumerate(_with_digests(stages, identity)):
-        folder = run.stage_folder(index, stage.name)
-        came = _already(run, stage.name, digest, folder=folder, context=context, cache=cache)
-        if came:
+    said: list[str] = []
+    with warnings_passed(said.append, shown=True):
+        for index, (stage, digest) in enumerate(_with_digests(stages, identity)):
+            folder = run.stage_folder(index, stage.name)
+            came = _already(run, stage.name, digest, folder=folder, context=context, cache=cache)
+            context.observer.on_stage_start(stage.name, "done before" if came else "")
+            if not came:
+                ready = _Place(run, folder, digest, cache)
+                _run(stage, state, context, ready, said)
+            # what is handed on is what was written, so that a resumed run is the same run
             state = _loaded(stage, state, folder, context)
             seconds[stage.name] = run.seconds(folder)
             warned += run.warnings(folder)
-            context.observer.on_stage_start(stage.name, "done before")
-            context.observer.on_stage_end(stage.name, 0.0, f"read from {came}")
-            continue
-        with context.processes.leading() as leads:
-            if leads:
-                run.begin(folder, digest)
-        context.observer.on_stage_start(stage.name, "")
-        began = time.monotonic()
-        training = folder / "training"
-        working = replace(context, folder=training)
-        together = context.processes.count > 1 and _trains(stage)
-        said: list[str] = []
-        with warnings_passed(said.append, shown=True):
-            ended = stage.run(state, working) if together else None
-            with context.processes.leading() as leads:
-                if leads:
-                    alone = replace(working, processes=ALONE)
-                    stage.save(stage.run(state, alone) if ended is None else ended, folder)
-                    run.mark_done(folder, digest, time.monotonic() - began, warnings=said)
-                    shutil.rmtree(training, ignore_errors=True)  # serves no one any more
-                    if cache is not None:
-                        cache.keep(stage.name, digest, folder)
-        # what is handed on is what was written, so that a resumed run is the same run
-        state = _loaded(stage, state, folder, context)
-        seconds[stage.name] = run.seconds(folder)
-        warned += run.warnings(folder)
-        context.observer.on_stage_end(stage.name, seconds[stage.name], "")
+            taken = 0.0 if came else seconds[stage.name]
+            context.observer.on_stage_end(stage.name, taken, f"read from {came}" if came else "")
     if not stages:
         message = f"{run.path} has no stage to run: name at least one in the recipe"
         raise RunError(message)
     return Outcome(state=state, seconds=seconds, warnings=tuple(warned))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a stage keeps what it makes, and for what."""
+
+    run: RunFolder
+    folder: Path
+    digest: str
+    cache: StageCache | None
+
+
+def _run(stage: Stage, state: State, context: Context, place: _Place, said: list[str]) -> None:
+    """Run a stage and write what it made, and what was said while it ran."""
+    folder, digest = place.folder, place.digest
+    with context.processes.leading() as leads:
+        if leads:
+            place.run.begin(folder, digest)
+    said.clear()
+    began = time.monotonic()
+    training = folder / "training"
+    working = replace(context, folder=training)
+    together = context.processes.count > 1 and _trains(stage)
+    ended = stage.run(state, working) if together else None
+    with context.processes.leading() as leads:
+        if leads:
+            alone = replace(working, processes=ALONE)
+            stage.save(stage.run(state, alone) if ended is None else ended, folder)
+            place.run.mark_done(folder, digest, time.monotonic() - began, warnings=said)
+            shutil.rmtree(training, ignore_errors=True)  # checkpoints serve no one any more
+            if place.cache is not None:
+                place.cache.keep(stage.name, digest, folder)
 
 
 def _is_done(run: RunFolder | None, index: int, name: str, digest: str) -> bool:
