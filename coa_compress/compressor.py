@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
 from coa_compress.copying import copied, unwrapped
-from coa_compress.errors import CoaWarning, ModelError, RecipeError, RunError
+from coa_compress.errors import CoaWarning, ModelError, RecipeError, RunError, warnings_passed
 from coa_compress.opening import open_network
 from coa_compress.protocols import (
     Fingerprinted,
@@ -103,7 +103,9 @@ class Compressor:
             model = open_network(self.recipe.model, Path(weights).expanduser() if weights else None)
         elif model is not None:
             self.recipe = replace(self.recipe, model="", weights="")
-        self._model = None if model is None else _own_copy(model)
+        self._said: list[str] = []
+        with warnings_passed(self._said.append, shown=True):
+            self._model = None if model is None else _own_copy(model)
         self._example = example
         self.task = _task_of(self.recipe, self._model, example) if task is None else task
         self._own_task = "" if task is None else _path_of(type(task))
@@ -284,7 +286,7 @@ class Compressor:
         return record
 
     def _notes(self) -> tuple[str, ...]:
-        said = tuple(self.task.notes) if isinstance(self.task, Noted) else ()
+        said = (*self._said, *(self.task.notes if isinstance(self.task, Noted) else ()))
         if not self._own_task:
             return said
         return (f"task: an object of {self._own_task}; the task of the recipe was not used", *said)

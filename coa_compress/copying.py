@@ -28,7 +28,7 @@ def copied(model: Network) -> Network:
         ModelError: If it holds something else that cannot be copied.
 
     >>> normed = nn.utils.spectral_norm(nn.Linear(2, 2))
-    >>> _ = normed(torch.ones(1, 2))
+    >>> _ = normed(Tensor([[1.0, 1.0]]))
     >>> copied(normed).weight.grad_fn is None
     True
     """

@@ -397,6 +397,7 @@ def test_weights_in_another_format_are_compressed_in_float32(tmp_path, dtype):
     with pytest.warns(CoaWarning, match=said):
         result = Compressor(model, recipe=small_recipe(), out=tmp_path / "run").run()
 
+    assert said in result.report.notes
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert {p.dtype for p in result.student.parameters()} == {torch.float32}
     assert torch.equal(load(tmp_path / "run" / "student")(EXAMPLE), result.student(EXAMPLE))

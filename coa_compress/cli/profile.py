@@ -15,7 +15,6 @@ from coa_compress.cli.arguments import Model, Weights
 from coa_compress.cli.profile_tables import profile_text
 from coa_compress.cli.progress import Screen
 from coa_compress.cli.session import session, staged
-from coa_compress.copying import copied
 from coa_compress.errors import SettingError
 
 
@@ -169,6 +168,8 @@ def _input(shape: Sequence[int], like: Any) -> Any:
 
 def _placed(model: Any, place: str) -> Any:
     """Return a network on a device; on a GPU a copy, since an export needs the one on the CPU."""
+    from coa_compress.copying import copied
+
     return model if place == "cpu" else copied(model).to(place)
 
 
