@@ -193,6 +193,8 @@ def test_the_summary_holds_ours_against_the_best_peers_before_and_after_distilla
     other = "32.00 (33.00) `tp:a:global`"
     assert f"{line} ± 0.00 (39.00 ± 0.00) | {best} | {ours} | {other} |" in shown
     assert f"{line} (39.00) | not run | - | - | - |" in alone
+    at_the_peers_cost = {**row("ours", 30, 41), "keep_macs": 0.6}
+    assert prune.summary({"teachers": known, "rows": [*rows, at_the_peers_cost]}) == shown
     assert f"{line} (39.00) | none takes it | - | - | - |" in failed
 
 

@@ -26,7 +26,8 @@ def render(record: Mapping[str, Any]) -> str:
 def summary(record: Mapping[str, Any]) -> str:
     """Return a short Markdown table: our default against the best that another library returned.
 
-    The best is the one closest to the teacher's output on the first split, whatever it is called;
+    A budget at which ours alone was run, such as what another library ended at, is left out where
+    others were run at other budgets. The best is the one closest to the teacher's output on the first split, whatever it is called;
     after distillation the one closest to the truth, of the steps that most of our seeds had.
     """
     head = ["teacher", "MACs asked", "ours", "best other library", "the same, with our refit"]
@@ -35,11 +36,12 @@ def summary(record: Mapping[str, Any]) -> str:
     for teacher, known in record["teachers"].items():
         split = next(iter(known["psnr"]))
         rows = [row for row in record["rows"] if row["teacher"] == teacher]
-        for keep in sorted({row["keep_macs"] for row in rows}, reverse=True):
+        tried = {row["keep_macs"] for row in rows if not is_ours(row["method"])}
+        for keep in sorted(tried or {row["keep_macs"] for row in rows}, reverse=True):
             asked = [row for row in rows if row["keep_macs"] == keep]
             ours = [row for row in asked if row["method"] == "ours" and not row["error"]]
             if ours:
-                peers = [row for row in asked if row["method"].startswith(("tp:", "modelopt:"))]
+                peers = [row for row in asked if not is_ours(row["method"])]
                 best = _best_of(peers, split)
                 figures = ["none takes it" if peers else "not run", "-"]
                 if best:
