@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from coa_compress.checkpoint import load_weights_
+from coa_compress.copying import unwrapped
 from coa_compress.errors import WeightsError
 from coa_compress.factories import build_network, is_factory, working_directory_importable
 from coa_compress.protocols import Deployed, Task
@@ -19,7 +20,7 @@ _BUILTIN_TASK = "dehazing"
 
 
 def open_network(factory: str, weights: Path | None = None) -> nn.Module:
-    """Return the network of a factory, in evaluation mode, on the CPU.
+    """Return the network of a factory, in evaluation mode, on the CPU, without what wraps it.
 
     Args:
         factory: ``package.module:factory``; a module may lie in the working directory.
@@ -30,7 +31,7 @@ def open_network(factory: str, weights: Path | None = None) -> nn.Module:
         ModelError: If it cannot be imported or called, or returns no network.
         WeightsError: If the weights cannot be read or do not fit.
     """
-    network = build_network(factory)
+    network = unwrapped(build_network(factory))
     if weights is not None:
         load_weights_(network, weights)
     return network

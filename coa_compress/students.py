@@ -19,7 +19,7 @@ from coa_compress.checkpoint import (
     to_bytes,
     write_file,
 )
-from coa_compress.copying import copied
+from coa_compress.copying import copied, unwrapped
 from coa_compress.errors import (
     FOREIGN_ERRORS,
     ModelError,
@@ -229,7 +229,7 @@ def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Mo
             )
             raise WeightsError(message)
     else:
-        student = _follow(copied(model), record)
+        student = _follow(copied(unwrapped(model)), record)
     tensors = from_bytes(folder / STUDENT_WEIGHTS, weights)
     _take_dtypes_and_buffers_(student, tensors, document.get("not_in_state_dict", []))
     fill_strictly_(student, tensors, path=folder / STUDENT_WEIGHTS)
@@ -341,7 +341,7 @@ def _build_teacher(record: StudentRecord, path: Path) -> nn.Module:
         except FOREIGN_ERRORS as error:
             problem = f"cannot be built from the arguments recorded ({first_line(error)})"
         else:
-            return teacher
+            return unwrapped(teacher)
     message = (
         f"the teacher {record.factory!r} of {path} {problem}: "
         f"pass model=..., a freshly built teacher"

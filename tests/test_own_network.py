@@ -112,6 +112,10 @@ class Broken(Dehazer):
         return {}["scale"]
 
 
+def parallel() -> nn.DataParallel:
+    return nn.DataParallel(Dehazer())
+
+
 def unannotated():
     return Dehazer(24)
 """
@@ -164,6 +168,19 @@ def test_the_network_of_the_page_is_compressed_and_its_student_loaded(place, cal
     used = call("apply", "run", "photos", "--out", "clear")
     assert used.code == 0, used.err
     assert (place / "clear" / "odd.png").exists()
+
+
+def test_a_factory_may_wrap_its_network(place, call):
+    made = call("recipe", "self.yaml", "--model", "dehazers:parallel", "--out", "run")
+    profiled = call("profile", "dehazers:parallel", "--size", "32x32")
+
+    assert (made.code, profiled.code) == (0, 0), made.err + profiled.err
+    assert "module." not in profiled.out
+    student = coa_compress.load(place / "run" / "student")
+    import dehazers
+
+    given = coa_compress.load(place / "run" / "student", model=dehazers.parallel())
+    assert type(student) is type(given) is dehazers.Dehazer
 
 
 def test_a_network_without_its_spectral_norms_is_refitted_as_the_page_says(place, call):

@@ -27,8 +27,9 @@ def summary(record: Mapping[str, Any]) -> str:
     """Return a short Markdown table: our default against the best that another library returned.
 
     A budget at which ours alone was run, such as what another library ended at, is left out where
-    others were run at other budgets. The best is the one closest to the teacher's output on the first split, whatever it is called;
-    after distillation the one closest to the truth, of the steps that most of our seeds had.
+    others were run at other budgets. The best is the one closest to the teacher's output on the
+    first split, whatever it is called; after distillation the one closest to the truth, of the
+    steps that most of our seeds had.
     """
     head = ["teacher", "MACs asked", "ours", "best other library", "the same, with our refit"]
     head += ["ours, distilled", "best other, distilled"]
