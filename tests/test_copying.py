@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_runs import Plain, seeded, small_recipe
 from torch import nn
+from torch.nn.utils import prune
 
 from coa_compress import Compressor, load
 from coa_compress.copying import copied
@@ -33,7 +34,16 @@ class HookNormed(Plain):
         nn.utils.spectral_norm(self.second)
 
 
-@pytest.mark.parametrize("make", [Keeping, HookNormed])
+class Sparse(Plain):
+    """Weights that torch's own pruning has set to zero, by a mask."""
+
+    def __init__(self):
+        super().__init__()
+        prune.l1_unstructured(self.second, "weight", 0.3)
+        prune.random_structured(self.first, "weight", 0.25, dim=0)
+
+
+@pytest.mark.parametrize("make", [Keeping, HookNormed, Sparse])
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 def test_a_network_is_copied_after_a_pass_with_gradients(make):
     model = seeded(make)
@@ -72,6 +82,18 @@ def test_what_cannot_be_copied_is_one_line():
 
     with pytest.raises(ModelError, match=r"^cannot copy Plain: .*lock.*: remove what is no param"):
         copied(model)
+
+
+def test_weights_with_masks_keep_them_in_the_student(tmp_path):
+    result = Compressor(seeded(Sparse), recipe=small_recipe(), out=tmp_path / "run").run()
+
+    student = result.student
+    assert student.second.weight_mask.shape == student.second.weight_orig.shape
+    assert student.second.weight_orig.shape < (8, 8)
+    student(IMAGE)
+    assert bool((student.second.weight[student.second.weight_mask == 0] == 0).all())
+    again = load(tmp_path / "run" / "student", model=Sparse())
+    assert torch.equal(again(IMAGE), student(IMAGE))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")

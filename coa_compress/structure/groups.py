@@ -1,7 +1,7 @@
 """Channel groups and exact costs from the labels of a graph."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +44,9 @@ def find_groups(labeled: LabeledGraph) -> tuple[FoundGroup, ...]:
     index = _Index(_occurrences(labeled), _roles(labeled), _writers(labeled), _restricted(labeled))
     groups: list[FoundGroup] = []
     taken: Counter[str] = Counter()
-    for labels in sorted(_classes(index), key=lambda labels: (index.writer(labels), labels[0])):
+    learned = {labeled.graph.tensors[node] for node in labeled.graph.parameters}
+    classes = [labels for labels in _classes(index) if _is_made(index, labels, learned)]
+    for labels in sorted(classes, key=lambda labels: (index.writer(labels), labels[0])):
         found = _build(labeled, labels, index)
         taken[found.group.name] += 1
         if taken[found.group.name] > 1:
@@ -160,6 +162,13 @@ def _classes(index: _Index) -> list[list[int]]:
     for label, spots in sorted(index.occurrences.items()):
         classes[spots].append(label)
     return [labels for labels in classes.values() if len(labels) > 1]
+
+
+def _is_made(index: _Index, labels: Sequence[int], learned: Collection[str]) -> bool:
+    """Tell channels, which a parameter writes, from positions of data that is kept in a buffer."""
+    spots = index.spots(labels[0])
+    written = any(index.roles.get(spot) == "output" and spot[0] in learned for spot in spots)
+    return written or all(spot[0] in learned for spot in spots)
 
 
 def _restricted(labeled: LabeledGraph) -> frozenset[int]:

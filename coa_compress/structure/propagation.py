@@ -14,7 +14,6 @@ from coa_compress.structure.graph import (
     is_assertion,
     operator_name,
     output_nodes,
-    words,
 )
 from coa_compress.structure.labels import Dims, LabelSpace, Vector
 from coa_compress.structure.rules_contraction import CONTRACTION
@@ -32,11 +31,6 @@ RULES: Mapping[str, Rule] = {
     **WRITING,
 }
 """The label rule of each operator, by its name without namespace and overload."""
-
-_NORMS = frozenset(
-    words("batch_norm _native_batch_norm_legit_no_training native_batch_norm instance_norm")
-)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabeledGraph:
@@ -107,25 +101,11 @@ def _starting(
     name = graph.tensors.get(node.name)
     if not isinstance(value, Tensor):
         return ()
-    if name is None or not value.is_floating_point() or not _cuttable(graph, node):
+    if name is None or not value.is_floating_point() or not node.users:
         return (None,) * value.dim()
     if name not in tensors:
         tensors[name] = tuple(space.fresh(int(s)) if s > 1 else None for s in value.shape)
     return tensors[name]
-
-
-def _cuttable(graph: ExportedGraph, node: fx.Node) -> bool:
-    """Tell whether a tensor is a used parameter or belongs to a norm; others are data."""
-    if not node.users:
-        return False
-    return node.name in graph.parameters or all(map(_normalizes, node.users))
-
-
-def _normalizes(user: fx.Node) -> bool:
-    """Tell whether a node takes statistics, or the singular vectors of a spectral norm."""
-    if operator_name(user) == "clone":
-        return all(map(_normalizes, user.users))
-    return operator_name(user) in _NORMS | {"mv", "dot", "vdot"}
 
 
 def _outcome(call: Call) -> tuple[Dims, ...]:
