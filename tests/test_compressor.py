@@ -27,6 +27,7 @@ from small_runs import (
     snapshot,
 )
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel
 
 from coa_compress import Compressor, Result, compressor, load
@@ -401,6 +402,42 @@ def test_weights_in_another_format_are_compressed_in_float32(tmp_path, dtype):
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert {p.dtype for p in result.student.parameters()} == {torch.float32}
     assert torch.equal(load(tmp_path / "run" / "student")(EXAMPLE), result.student(EXAMPLE))
+
+
+class HalfFrozen(Plain):
+    def __init__(self):
+        super().__init__()
+        self.first.requires_grad_(requires_grad=False)
+
+
+def test_a_part_that_is_frozen_on_purpose_is_cut_and_not_trained(small_default, tmp_path):
+    result = Compressor(seeded(HalfFrozen), out=tmp_path / "run").run()
+
+    first = result.student.first.weight
+    assert not first.requires_grad
+    assert first.shape[0] < 8
+    kept = result.record.kept["first"]
+    assert torch.equal(first, seeded(HalfFrozen).first.weight[kept])
+
+
+class Centered(nn.Module):
+    """Takes the mean off a weight, and says nothing of the way back."""
+
+    def forward(self, weight):
+        return weight - weight.mean(dim=(1, 2, 3), keepdim=True)
+
+
+class CenteredNet(Plain):
+    def __init__(self):
+        super().__init__()
+        register_parametrization(self.second, "weight", Centered())
+
+
+def test_a_weight_that_cannot_be_set_is_not_refitted(small_default, tmp_path):
+    result = Compressor(seeded(CenteredNet), out=tmp_path / "run").run()
+
+    (note,) = (note for note in result.report.notes if note.startswith("refit: "))
+    assert "second: its weight is computed from others in a way that cannot be undone" in note
 
 
 class Spectral(Plain):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from coa_compress.artifacts import Cut
 from coa_compress.errors import SettingError
 from coa_compress.hooks import captured_outputs
+from coa_compress.profiling.modes import evaluating
 from coa_compress.structure.patches import weight_name
 
 
@@ -45,8 +46,8 @@ def feature_taps(
     Without importance they are spread evenly and count alike. With it the convolutions, in their
     order, are divided into equal stretches, and each stretch gives the one that is most important,
     so that taps stay spread over the depth; one half of all weight is even, the other half goes by
-    importance, so that no tap is lost. A convolution whose weight is used without calling it has
-    no output to compare: it is left out.
+    importance, so that no tap is lost. Left out are convolutions whose weight is used without
+    calling them, which have no output to compare, and those of a frozen part, which learn nothing.
 
     Args:
         cut: The cut that made the student.
@@ -77,11 +78,23 @@ def feature_taps(
     with captured_outputs(teacher, [tap.path for tap in found]) as reached, torch.no_grad():
         teacher(example)
     found = [tap for tap in found if tap.path in reached]
+    learning = _with_gradient(cut.student, [tap.path for tap in found], example)
+    found = [tap for tap in found if tap.path in learning]
     if importance is not None:
         return _by_importance(found, count, importance)
     if count >= len(found):
         return tuple(found)
     return tuple(found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count))
+
+
+def _with_gradient(student: nn.Module, paths: Sequence[str], example: Tensor) -> set[str]:
+    """Return the modules whose outputs training can change: not those of a part that is frozen."""
+    if not paths:
+        return set()
+    place = next(student.parameters()).device
+    with captured_outputs(student, paths) as made, evaluating(student), torch.enable_grad():
+        student(example.to(place))
+    return {path for path, output in made.items() if output.requires_grad}
 
 
 def tap_shares(taps: Sequence[Tap]) -> list[float]:

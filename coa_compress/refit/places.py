@@ -81,8 +81,8 @@ def computed_places(model: nn.Module, example: Tensor) -> dict[str, Computed]:
     parameters = dict(model.named_parameters())
 
     def tell(key: str, call: Call, given: Tensor) -> None:
-        weight, sources = _place(call.weight, parameters, given)
-        bias = None if call.bias is None else _place(call.bias, parameters, given)[0]
+        weight, sources = _place(call.weight, model, parameters, given)
+        bias = None if call.bias is None else _place(call.bias, model, parameters, given)[0]
         found[key] = Computed(weight, bias if isinstance(bias, Place) else None, sources)
 
     trace_computed(model, example[:1], tell)
@@ -90,7 +90,7 @@ def computed_places(model: nn.Module, example: Tensor) -> dict[str, Computed]:
 
 
 def _place(
-    value: Tensor, parameters: Mapping[str, Tensor], given: Tensor
+    value: Tensor, model: nn.Module, parameters: Mapping[str, Tensor], given: Tensor
 ) -> tuple[Place | str, tuple[str, ...]]:
     if value.grad_fn is None:
         found = tuple(name for name, tensor in parameters.items() if tensor is value)
@@ -106,6 +106,8 @@ def _place(
         return _BY_INPUT, tuple(sources)
     owner = _owner(tuple(sources))
     if owner is not None:
+        if not _takes_values(model, *owner):
+            return _FOR_GOOD, tuple(sources)
         return Place(min(sources), owner, computed=True), tuple(sources)
     for name, gradient in sources.items():
         if gradient.numel() == probe.numel() and torch.equal(gradient.flatten(), probe.flatten()):
@@ -122,6 +124,12 @@ def _owner(sources: Sequence[str]) -> tuple[str, str] | None:
             return None
         owners.add((module[1:], rest.partition(".")[0]))
     return owners.pop() if len(owners) == 1 else None
+
+
+def _takes_values(model: nn.Module, path: str, attribute: str) -> bool:
+    """Tell whether every parametrization of a tensor can be set to a value, by an inverse."""
+    listed = model.get_submodule(_parametrization(path, attribute)[:-1])
+    return all(hasattr(step, "right_inverse") for step in listed.children())
 
 
 def _parametrization(path: str, attribute: str) -> str:

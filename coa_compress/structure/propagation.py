@@ -32,6 +32,7 @@ RULES: Mapping[str, Rule] = {
 }
 """The label rule of each operator, by its name without namespace and overload."""
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabeledGraph:
     """An exported graph with labels on every tensor dimension.
