@@ -128,7 +128,7 @@ def unscaled_attention(net, x):
     return mixed.transpose(1, 2).reshape(x.shape)
 
 
-def data_buffer(net, x):
+def scaled_by_buffer(net, x):
     return x * net.table
 
 
@@ -147,7 +147,6 @@ FROZEN = {
         convolved_along_channels, along=nn.Conv1d(1, 1, 3, padding=1)
     ),
     "unscaled_attention": lambda: Around(unscaled_attention),
-    "data_buffer": lambda: Around(data_buffer, table=nn.Buffer(torch.rand(1, 8, 1, 1))),
 }
 
 
@@ -156,6 +155,26 @@ def test_channels_that_cannot_be_cut_are_frozen_silently(name):
     structure = analyze(FROZEN[name](), image(), mode="module")
 
     assert structure.widths == {"other": 6}
+
+
+def test_a_buffer_follows_the_channels_that_meet_it():
+    net = Around(scaled_by_buffer, table=nn.Buffer(torch.rand(1, 8, 1, 1)))
+
+    structure = analyze(net, image(), mode="module")
+
+    assert structure.widths == {"stem": 8, "other": 6}
+    student = structure.cut({"stem": torch.tensor([1, 2, 6])}).student
+    assert torch.equal(student.table, net.table[:, [1, 2, 6]])
+
+
+def read_by_a_layer(net, x):
+    return x + net.read(net.table).mean(0)[None, :, None, None]
+
+
+def test_positions_of_data_in_a_buffer_are_no_channels():
+    net = Around(read_by_a_layer, read=nn.Linear(4, 8), table=nn.Buffer(torch.rand(5, 4)))
+
+    assert analyze(net, image(), mode="module").widths == {"stem": 8, "other": 6}
 
 
 @pytest.mark.parametrize("name", UNFOLLOWED)
