@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
-from coa_compress.copying import copied, unwrapped
+from coa_compress.copying import check_shaped, copied, unwrapped
 from coa_compress.errors import CoaWarning, ModelError, RecipeError, RunError, warnings_passed
 from coa_compress.opening import open_network
 from coa_compress.protocols import (
@@ -321,11 +321,7 @@ def _own_copy(model: nn.Module) -> nn.Module:
         raise ModelError(message)
     model = unwrapped(model)
     own = copied(model)
-    lazy = [name for name, p in own.named_parameters() if nn.parameter.is_lazy(p)]
-    if lazy:
-        message = f"parameter {lazy[0]!r} of {type(model).__name__} has no shape yet: "
-        message += "run the model on one input first"
-        raise ModelError(message)
+    check_shaped(own)
     other = {p.dtype for p in own.parameters() if p.is_floating_point()} - {torch.float32}
     if other:
         listed = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in other))

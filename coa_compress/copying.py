@@ -46,6 +46,20 @@ def copied(model: Network) -> Network:
         raise ModelError(message) from None
 
 
+def check_shaped(model: nn.Module) -> None:
+    """Raise if a lazy module of a network has not seen an input yet.
+
+    Raises:
+        ModelError: If a parameter has no shape.
+
+    >>> check_shaped(nn.Sequential(nn.Linear(2, 2)))
+    """
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            message = f"parameter {name!r} has no shape yet: run the model on one input first"
+            raise ModelError(message)
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside wrappers for speed or for several devices; any other as it is.
 

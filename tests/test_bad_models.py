@@ -70,7 +70,7 @@ class Listed(Plain):
         (Pair, ModelError, "Pair returns a tuple: it must return one tensor"),
         (OneByOne, ModelError, r"does not run on what its task gives, a batch of .*take any size"),
         (Supervised, ModelError, "returns a tuple in training mode: it must return one tensor"),
-        (Lazy, ModelError, "'0.weight' of Lazy has no shape yet: run the model on one input first"),
+        (Lazy, ModelError, "'0.weight' has no shape yet: run the model on one input first"),
         (Listed, StructureError, "does not compute in double precision .*layers in plain lists"),
         (nn.Identity, ModelError, "Identity has no weights to infer its input from: give example"),
         (lambda: nn.Conv2d(3, 3, 1), StructureError, "no channel group to cut in Conv2d"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from coa_compress.errors import ModelError
+from coa_compress.copying import check_shaped
 from coa_compress.hooks import watched_calls
 from coa_compress.profiling.modes import evaluating
 
@@ -33,10 +33,7 @@ def count_params(model: nn.Module) -> int:
     >>> count_params(nn.Conv2d(3, 8, 3))
     224
     """
-    for name, parameter in model.named_parameters():
-        if nn.parameter.is_lazy(parameter):
-            message = f"parameter {name!r} has no shape yet: run the model on one input first"
-            raise ModelError(message)
+    check_shaped(model)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
