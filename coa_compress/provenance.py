@@ -11,7 +11,7 @@ import torch
 from coa_compress._version import __version__
 from coa_compress.errors import RecipeError
 
-_LIBRARIES = ("torch", "numpy", "lightning-fabric", "safetensors", "torchmetrics", "pillow")
+_LIBRARIES = ("numpy", "lightning-fabric", "safetensors", "torchmetrics", "pillow")
 
 _PROCESSORS = Path("/proc/cpuinfo")
 """Where Linux names the processors."""
@@ -23,7 +23,11 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:2]
     ['coa-compress', 'lightning-fabric']
     """
-    found = {"python": platform.python_version(), "coa-compress": __version__}
+    found = {
+        "python": platform.python_version(),
+        "coa-compress": __version__,
+        "torch": str(torch.__version__),  # with the build, such as +cpu or +cu130
+    }
     for name in _LIBRARIES:
         try:
             found[name] = metadata.version(name)

@@ -1,5 +1,7 @@
 """Networks and recipes given in Python that cannot work: one clear line before anything runs."""
 
+import warnings
+
 import pytest
 import torch
 from small_runs import Plain, seeded, small_recipe
@@ -22,6 +24,12 @@ def two(x):
 class Pair(Plain):
     def forward(self, image):
         return two(super().forward(image))
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer releases of torch say that it is deprecated
+        return torch.jit.script(Plain())
 
 
 class Uncopyable(Plain):
@@ -61,7 +69,7 @@ class Listed(Plain):
     ("make", "error", "match"),
     [
         (lambda: "net.pth", ModelError, r"must be a torch\.nn\.Module, got str"),
-        (lambda: torch.jit.script(Plain()), ModelError, "compiled by TorchScript"),
+        (scripted, ModelError, "compiled by TorchScript"),
         (
             Uncopyable,
             ModelError,

@@ -26,6 +26,7 @@ def test_two_networks_of_the_zoo_are_exact(monkeypatch, tmp_path, capsys):
         assert row["macs_kept"] <= 0.5
         assert row["params_kept"] <= 0.5
         assert row["relative_error"] <= 1e-9
+        assert row["macs_apart"] == 0
         assert len(row["sizes"]) == 2
         assert set(row["seconds"]) == {"export", "analysis", "cut", "check"}
     assert "2 of 2 exact" in capsys.readouterr().out

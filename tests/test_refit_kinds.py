@@ -152,6 +152,14 @@ class Einsum(Plain):
         return torch.einsum("bchw,cd->bdhw", x, self.matrix)
 
 
+class EinsumEllipsis(Plain):
+    def build(self):
+        self.matrix = nn.Parameter(torch.randn(4, WIDTH))
+
+    def read(self, x):
+        return torch.einsum("...c,dc->...d", x.movedim(1, -1), self.matrix)
+
+
 class SumOfKernels(Plain):
     """As DEConv: a difference kernel, and an ordinary one beside it."""
 
@@ -208,7 +216,7 @@ class IntoASum(Plain):
 
 RECOVERED = [
     Plain, Line, Volume, TransposedLine, TransposedVolume, Functional, Product,
-    ProductFromTheLeft, Einsum, SumOfKernels, Parametrized, Shared,
+    ProductFromTheLeft, Einsum, EinsumEllipsis, SumOfKernels, Parametrized, Shared,
 ]  # fmt: skip
 
 

@@ -2,18 +2,23 @@
 
 import copy
 import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from nets import randomize_
 from torch import Tensor, nn
+from torch.nn import functional
 
 from coa_compress.errors import NoEffectWarning, StructureError
+from coa_compress.profiling.counting import count_macs
 from coa_compress.protocols import Structure
 from coa_compress.structure.analysis import analyze
 from coa_compress.structure.exactness import check_exact, exactness_error
-from coa_compress.structure.modes import freeze_inexact
+from coa_compress.structure.modes import choose_mode, freeze_inexact
 from coa_compress.tasks.dehazing.networks import HazeUNet
 
 
@@ -196,6 +201,57 @@ def test_an_unknown_operator_freezes_what_enters_it_and_is_named():
     assert structure.widths == {"other": 6}
 
 
+def grouped_queries(net, x):
+    tokens = x.flatten(2).transpose(1, 2)
+    queries = tokens.unflatten(-1, (4, 2)).transpose(1, 2)
+    keys = tokens[..., :4].unflatten(-1, (2, 2)).transpose(1, 2)
+    mixed = functional.scaled_dot_product_attention(queries, keys, keys, enable_gqa=True)
+    return mixed.transpose(1, 2).flatten(2).transpose(1, 2).reshape(x.shape)
+
+
+def test_products_that_no_rule_follows_are_counted_all_the_same():
+    net = Around(grouped_queries)
+
+    structure = analyze(net, image())
+
+    kept = {"other": torch.tensor([0, 3])}
+    student = structure.cut(kept).student
+    assert structure.widths == {"other": 6}
+    assert structure.costs.macs({"other": 6}) == count_macs(net, image())
+    assert structure.costs.macs({"other": 2}) == count_macs(student, image())
+
+
+def test_a_structure_that_only_the_graph_has_is_taken_however_little_it_is():
+    by_code = analyze(Around(), image())
+    nothing = by_code.restricted_to([])
+    little = by_code.restricted_to(["other"])
+
+    assert choose_mode(nothing, lambda: little, image()).widths == {"other": 6}
+
+
+_HALVED = """
+import torch
+from test_structure_analysis import Around, image
+from coa_compress.structure.analysis import analyze
+
+analyze(Around(lambda net, x: x[:, :, ::2] + x[:, :, 1::2]), image(7))
+"""
+
+
+def test_what_torch_logs_of_a_size_that_does_not_fit_is_not_printed():
+    done = subprocess.run(
+        [sys.executable, "-c", _HALVED],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+    assert "StructureError: cannot export Around" in done.stderr
+    assert "fake_tensor.py" not in done.stderr
+
+
 def test_haze_network_has_the_expected_groups():
     teacher = randomize_(HazeUNet((8, 12, 16), (1, 1, 1))).train()
     example = image(32)
@@ -330,12 +386,21 @@ class Merging(nn.Module):
         return self.head(self.merged(x))
 
 
-def test_a_network_that_writes_its_own_weights_is_told_to_merge_them():
+class MergingDetached(Merging):
+    """The same by a way that torch exports, with the kernel as a constant."""
+
+    def forward(self, x):
+        self.merged.weight.data = self.branch.weight.detach() * 2
+        return self.head(self.merged(x))
+
+
+@pytest.mark.parametrize("kind", [Merging, MergingDetached])
+def test_a_network_that_writes_its_own_weights_is_told_to_merge_them(kind):
     with pytest.raises(StructureError) as error:
-        analyze(Merging(), image())
+        analyze(kind(), image())
 
     assert str(error.value) == (
-        "cannot export Merging at input (1, 3, 8, 8): its forward writes new values into "
+        f"cannot export {kind.__name__} at input (1, 3, 8, 8): its forward writes new values into "
         "merged.weight: merge its branches before, and give the merged network"
     )
 

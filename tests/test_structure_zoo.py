@@ -23,7 +23,12 @@ from coa_compress.structure.graph_student import GraphsBySize, GraphStudent
 from coa_compress.structure.rebuild import apply_shapes_, named_tensors
 
 NAMES = tuple(zoo.names())
-GRAPH = {"literal_slice", "multihead_attention", "unscaled_attention"}
+GRAPH = {
+    "attention_views",
+    "literal_slice",
+    "multihead_attention",
+    "unscaled_attention",
+}
 """Networks whose code fixes sizes: their students run the graph."""
 
 

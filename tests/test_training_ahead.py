@@ -309,6 +309,8 @@ def test_no_worker_outlives_a_job_that_is_killed(tmp_path, name):
     until = time.monotonic() + 60
     while worker.exists() and time.monotonic() < until:
         time.sleep(0.05)
-    assert done.returncode == -getattr(signal, name)
+    # with lightning-fabric on Python 3.12 an interrupted process ends with 1
+    ends = (-signal.SIGINT, 1) if name == "SIGINT" else (-signal.SIGKILL,)
+    assert done.returncode in ends
     assert not worker.exists()
     assert done.stderr.count("Traceback") == (name == "SIGINT")

@@ -127,7 +127,8 @@ def _einsum(given: Mapping[str, Any], output: Tensor) -> Sequence[Call]:
     operands, equation = given["operands"], given["equation"]
     if not isinstance(equation, str) or len(operands) != 2 or "->" not in equation:
         return ()
-    terms, _, result = equation.replace(" ", "").partition("->")
+    # an ellipsis is a letter of its own, and positions after it are counted from the end
+    terms, _, result = equation.replace(" ", "").replace("...", ".").partition("->")
     sides = terms.split(",")
     for at in (0, 1):
         weight, inputs, letters, own = operands[at], operands[1 - at], sides[1 - at], sides[at]
@@ -144,10 +145,11 @@ def _einsum(given: Mapping[str, Any], output: Tensor) -> Sequence[Call]:
 
 
 def _is_matrix_product(own: str, letters: str, result: str) -> bool:
-    if "." in own + letters + result or len(set(own)) != 2 or len(set(letters)) != len(letters):
+    if "." in own or len(set(own)) != 2 or len(set(letters)) != len(letters):
         return False
-    read = [letter for letter in own if letter in letters and letter not in result]
-    written = [letter for letter in own if letter in result and letter not in letters]
+    last, written_last = letters.rpartition(".")[2], result.rpartition(".")[2]
+    read = [letter for letter in own if letter in last and letter not in result]
+    written = [letter for letter in own if letter in written_last and letter not in letters]
     rest = [letter for letter in letters if letter not in own]
     return len(read) == len(written) == 1 and rest == [c for c in result if c not in own]
 

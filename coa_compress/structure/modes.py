@@ -55,10 +55,11 @@ def choose_mode(
     if own.found and least(own) <= _SMALL_ENOUGH:
         return _warned(own)
     by_graph = rewritten()
-    if least(by_graph) > _WORTH_IT * least(own):
+    worth_it = _WORTH_IT * least(own) if own.found else 1.0
+    if least(by_graph) > worth_it:
         return _warned(own)
     graph = _without_inexact(by_graph, example)
-    return _warned(graph if least(graph) <= _WORTH_IT * least(own) else own)
+    return _warned(graph if least(graph) <= worth_it else own)
 
 
 def freeze_inexact(structure: ExportedStructure, example: Tensor) -> ExportedStructure:

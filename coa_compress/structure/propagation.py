@@ -2,12 +2,21 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from coa_compress.errors import StructureError
-from coa_compress.structure.calls import Call, Findings, Rule, UnsupportedCallError, opaque
+from coa_compress.structure.calls import (
+    Call,
+    Contraction,
+    Findings,
+    Rule,
+    UnsupportedCallError,
+    opaque,
+)
 from coa_compress.structure.graph import (
     ExportedGraph,
     in_place_ok,
@@ -22,6 +31,7 @@ from coa_compress.structure.rules_pointwise import POINTWISE, pointwise
 from coa_compress.structure.rules_reduction import REDUCTION
 from coa_compress.structure.rules_writing import WRITING
 from coa_compress.structure.sizes import SizeReads
+from coa_compress.structure.torch_export import FAILURES
 
 RULES: Mapping[str, Rule] = {
     **POINTWISE,
@@ -128,7 +138,34 @@ def _outcome(call: Call) -> tuple[Dims, ...]:
             pass
     if any(vector is not None for operand in call.inputs for vector in call.dims(operand)):
         call.findings.unknown.add(name)
+    _record_whole(call)
     return opaque(call)
+
+
+def _record_whole(call: Call) -> None:
+    """Record the products of a call that no rule follows: they cost what they do at full size."""
+    contractions = call.findings.contractions
+    macs = _macs_of(call.node)
+    if macs and all(item.node is not call.node for item in contractions):
+        contractions.append(Contraction(call.node, macs, ()))
+
+
+def _macs_of(node: fx.Node) -> int:
+    """Return the multiply-accumulates of a call, by running it without data."""
+
+    def without_data(operand: fx.Node) -> Any:
+        value = operand.meta.get("val")
+        return value.to("meta") if isinstance(value, Tensor) else value
+
+    counter = FlopCounterMode(display=False)
+    try:
+        args = fx.map_arg(node.args, without_data)
+        kwargs = fx.map_arg(dict(node.kwargs), without_data)
+        with torch.no_grad(), counter:
+            node.target(*args, **kwargs)  # type: ignore[operator]
+    except FAILURES:
+        return 0
+    return counter.get_total_flops() // 2
 
 
 def rule_of(node: fx.Node) -> Rule | None:

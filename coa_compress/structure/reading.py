@@ -207,11 +207,12 @@ _FUNCTIONS: Mapping[str, str] = {
     **{
         name: name
         for name in words(
-            "view reshape expand unflatten zeros ones full empty new_zeros new_ones new_full "
+            "reshape expand unflatten zeros ones full empty new_zeros new_ones new_full "
             "new_empty narrow split layer_norm rms_norm conv1d conv2d conv3d conv_transpose1d "
             "conv_transpose2d conv_transpose3d repeat"
         )
     },
+    "view": "reshape",  # in an exported graph, too
     "__getitem__": "slice",
     "__setitem__": "slice",
     "slice_scatter": "slice",

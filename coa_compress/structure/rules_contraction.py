@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_letters
 
 import numpy as np
 from torch import fx
@@ -178,13 +179,12 @@ def attention(call: Call) -> tuple[Dims, ...]:
         call.space.freeze(call.dims(query)[-1])
     _unite(call, [(query, -1), (key, -1)])
     _unite(call, [(key, -2), (value, -2)])
-    rank = len(call.out_shape)
-    batch = [_batch(call, [query, key, value], dim) for dim in range(rank - 2)]
+    rank, stacked = len(call.out_shape), [query, key, value]
     if mask is not None:
-        raise_if_labeled(call, mask)
-        for dim in (*range(rank - 2), -2):
-            call.space.freeze(call.dims(query)[dim])
-        call.space.freeze(call.dims(key)[-2])
+        stacked.append(mask)
+        _unite(call, [(mask, -2), (query, -2)])
+        _unite(call, [(mask, -1), (key, -2)])
+    batch = [_batch(call, stacked, dim) for dim in range(rank - 2)]
     rows, columns = call.dims(query)[-2], call.dims(value)[-1]
     length = (call.dims(key)[-2], call.shape(key)[-2])
     shared = [*zip(batch, call.out_shape[:-2], strict=True), (rows, call.out_shape[-2]), length]
@@ -196,12 +196,6 @@ def attention(call: Call) -> tuple[Dims, ...]:
         call.space.freeze(length[0])
     call.mix("zero", _where(call, "query", query, -1))
     return (tuple(call.space.canonical(v) for v in (*batch, rows, columns)),)
-
-
-def raise_if_labeled(call: Call, operand: fx.Node) -> None:
-    """Refuse an operand whose channels could be cut."""
-    if any(vector is not None for vector in call.dims(operand)):
-        raise UnsupportedCallError(call.name)
 
 
 def _layout(call: Call, operand: fx.Node, weight: fx.Node) -> _Layout:
@@ -326,13 +320,25 @@ def _weight_of(call: Call, left: fx.Node, right: fx.Node) -> tuple[fx.Node | Non
 
 
 def _equation(call: Call) -> tuple[list[str], str, list[fx.Node]]:
-    equation = str(call.arguments["equation"]).replace(" ", "")
-    left, arrow, out = equation.partition("->")
-    terms = left.split(",")
-    repeats = any(len(set(term)) != len(term) for term in terms)
-    if not arrow or "." in equation or repeats:
+    """Return the letters of each operand and of the result, those that are left out spelled out."""
+    left, arrow, out = str(call.arguments["equation"]).replace(" ", "").partition("->")
+    terms, operands = left.split(","), call.operands("tensors")
+    if not arrow:
+        once = sorted(letter for letter in set(left) - set(".,") if left.count(letter) == 1)
+        out = "..." * ("." in left) + "".join(once)
+    missing = [
+        len(call.shape(operand)) - len(term) + 3 if "..." in term else 0
+        for term, operand in zip(terms, operands, strict=True)
+    ]
+    unused = [letter for letter in ascii_letters if letter not in left]
+    implied = "".join(unused[: max(missing)])
+    terms = [
+        term.replace("...", implied[len(implied) - count :])
+        for term, count in zip(terms, missing, strict=True)
+    ]
+    if any(len(set(term)) != len(term) for term in terms):
         raise UnsupportedCallError(call.name)
-    return terms, out, call.operands("tensors")
+    return terms, out.replace("...", implied), operands
 
 
 def _only(letter: str, terms: Sequence[str]) -> bool:

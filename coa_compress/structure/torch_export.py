@@ -27,8 +27,9 @@ FAILURES = (
 
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 _OWN_FOLDER = str(Path(__file__).parent)
-_LOGGER = "torch.fx.experimental.symbolic_shapes"
+_LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _SET_DATA = torch.Tensor.data
+_ASKED_BY_SET_DATA = torch.ops.aten._has_compatible_shallow_copy_type.default
 
 
 def exported_program(
@@ -49,21 +50,37 @@ def exported_program(
             program = torch.export.export(model, (example,), strict=False)
             if any(in_the_way(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
-            return program
     except FAILURES as error:
-        shape = tuple(example.shape)
-        message = f"cannot export {type(model).__name__} at input {shape}: "
-        raise StructureError(message + _reason(model, example, error)) from None
+        raise _not_exported(model, example, _reason(model, example, error)) from None
+    if any(node.target is _ASKED_BY_SET_DATA for node in program.graph.nodes):
+        # weights that forward makes itself are no parameters in such a graph
+        written = _written_parameters(model, example)
+        if written:
+            raise _not_exported(model, example, _merged_first(written))
+    return _free_of_layout(program)
+
+
+def _not_exported(model: nn.Module, example: Tensor, reason: str) -> StructureError:
+    shape = tuple(example.shape)
+    return StructureError(f"cannot export {type(model).__name__} at input {shape}: {reason}")
+
+
+def _free_of_layout(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Let no call ask how a tensor lies in memory, which differs by number format and kernel.
+
+    An export leaves ``contiguous`` out where the kernels that it saw made it needless, and keeps
+    the ``view`` after it, which others then refuse.
+    """
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    return program
 
 
 def _reason(model: nn.Module, example: Tensor, error: Exception) -> str:
     written = _written_parameters(model, example)
     if written:
-        listed = ", ".join(written[:3]) + (", ..." if written[3:] else "")
-        return (
-            f"its forward writes new values into {listed}: merge its branches before, and give "
-            f"the merged network"
-        )
+        return _merged_first(written)
     line = _line_of(error)
     if type(error).__name__ == "GuardOnDataDependentSymNode":
         return (
@@ -71,6 +88,14 @@ def _reason(model: nn.Module, example: Tensor, error: Exception) -> str:
             f"calls for every input"
         )
     return first_line(error) + line
+
+
+def _merged_first(written: Sequence[str]) -> str:
+    listed = ", ".join(written[:3]) + (", ..." if written[3:] else "")
+    return (
+        f"its forward writes new values into {listed}: merge its branches before, "
+        f"and give the merged network"
+    )
 
 
 def _line_of(error: BaseException) -> str:
@@ -143,12 +168,14 @@ def _one_precision() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep to itself what torch prints: half a graph on the standard error, when it fails."""
-    logger = logging.getLogger(_LOGGER)
-    before = logger.disabled
-    logger.disabled = True
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = before
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
