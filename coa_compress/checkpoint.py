@@ -2,10 +2,13 @@
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PosixPath, WindowsPath
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
@@ -17,7 +20,18 @@ from coa_compress.errors import WeightsError
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pk", ".pkl")
 _WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model")
+"""Where training code keeps the weights, the best first."""
+_DEPTH = 4
+"""How deep in a file weights are looked for."""
 _OUTER = ("_orig_mod.", "module.")
+_SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    *(Namespace, SimpleNamespace, PosixPath, WindowsPath, np.dtype, np.ndarray),
+    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFD"},
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
+"""What training code keeps beside the weights: making one of these runs no code of a file."""
 
 
 def save_tensors(
@@ -80,7 +94,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: A ``.safetensors`` file, or one of ``torch.save`` that holds a state dict, perhaps
-            under ``state_dict``, ``params`` or ``model``.
+            under ``state_dict``, ``params``, ``model`` or another name.
 
     Returns:
         Tensors by name.
@@ -88,11 +102,22 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: If the file is missing, damaged, of another kind, or needs pickle.
     """
-    path = Path(path)
+    return _all_tensors(Path(path))[0]
+
+
+def _all_tensors(path: Path) -> list[dict[str, Tensor]]:
+    """Return every set of named tensors in a file, the likeliest weights first; at least one."""
     if path.suffix in _TORCH_SUFFIXES:
-        return _plain_state_dict(path, _read_torch(path))
+        content = _read_torch(path)
+        found = list(_state_dicts(content))
+        if not found:
+            keys = f"keys {list(content)[:3]}" if isinstance(content, Mapping) else ""
+            held = keys or type(content).__name__
+            message = f"{path} holds no tensors by name but {held}: save model.state_dict() instead"
+            raise WeightsError(message)
+        return found
     if path.suffix == ".safetensors":
-        return from_bytes(path, read_bytes(path))
+        return [from_bytes(path, read_bytes(path))]
     message = f"{path} is no weight file: it must end in .safetensors, .pth or .pt"
     raise WeightsError(message)
 
@@ -131,7 +156,8 @@ def _read_torch(path: Path) -> Any:
     data = io.BytesIO(read_bytes(path))
     message = f"{path} is damaged or no weight file: get or save it again"
     try:
-        return torch.load(data, weights_only=True, map_location="cpu")
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(data, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             message = (
@@ -143,25 +169,22 @@ def _read_torch(path: Path) -> Any:
     raise WeightsError(message)
 
 
-def _plain_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        found = {str(n): value for n, value in content.items() if isinstance(value, Tensor)}
-        if found:
-            return found
-        inner = next((content[name] for name in _WRAPPERS if name in content), None)
-        if inner is None:
-            break
-        content = inner
-    held = f"keys {list(content)[:3]}" if isinstance(content, Mapping) else type(content).__name__
-    message = f"{path} holds no tensors by name but {held}: save model.state_dict() instead"
-    raise WeightsError(message)
+def _state_dicts(content: Any, *, depth: int = _DEPTH) -> Iterator[dict[str, Tensor]]:
+    if not isinstance(content, Mapping) or not depth:
+        return
+    found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if found:
+        yield found
+    for name in (*_WRAPPERS, *(name for name in content if name not in _WRAPPERS)):
+        yield from _state_dicts(content.get(name), depth=depth - 1)
 
 
 def load_weights_(model: nn.Module, path: Path) -> None:
     """Load a weight file into a model; every name and shape must fit, or nothing is changed.
 
-    Names may be those of the model inside ``nn.DataParallel`` or ``torch.compile``, or of the one
-    network that the model wraps.
+    Names may be those of the model inside ``nn.DataParallel`` or ``torch.compile``, of the one
+    network that the model wraps, or of something that holds the model beside others, such as a
+    module for training. Of several sets of tensors in a file the first that fits is taken.
 
     Args:
         model: Changed in place.
@@ -171,8 +194,11 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         WeightsError: If the file cannot be read or does not fit, with the first names that
             are missing, unexpected, or of another shape.
     """
-    tensors = _renamed(load_tensors(path), list(model.state_dict()))
-    fill_strictly_(model, tensors, path=path)
+    wanted = [name for name, value in model.state_dict().items() if isinstance(value, Tensor)]
+    sets = [_renamed(tensors, wanted) for tensors in _all_tensors(Path(path))]
+    fitting = (tensors for tensors in sets if set(tensors) == set(wanted))
+    nearest = max(sets, key=lambda tensors: len(tensors.keys() & set(wanted)))
+    fill_strictly_(model, next(fitting, nearest), path=path)
 
 
 def _renamed(tensors: dict[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
@@ -187,7 +213,15 @@ def _renamed(tensors: dict[str, Tensor], wanted: Sequence[str]) -> dict[str, Ten
         prefix = ".".join(modules[:depth]) + "."
         if {prefix + name for name in tensors} == set(wanted):
             return {prefix + name: tensor for name, tensor in tensors.items()}
+    for prefix in dict.fromkeys(name[: -len(wanted[0])] for name in tensors if _ends(name, wanted)):
+        inner = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        if set(inner) == set(wanted):
+            return inner
     return tensors
+
+
+def _ends(name: str, wanted: Sequence[str]) -> bool:
+    return bool(wanted) and name.endswith("." + wanted[0])
 
 
 def fill_strictly_(model: nn.Module, tensors: Mapping[str, Tensor], *, path: Path) -> None:

@@ -1,9 +1,10 @@
 """Weight files: exact, safe to read, and clear when damaged."""
 
-import argparse
 import os
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,12 +63,56 @@ def test_names_of_the_network_that_is_wrapped_fit(tmp_path):
         load_weights_(two, tmp_path / "a.pth")
 
 
+def test_weights_that_training_code_has_saved_fit(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    theirs = nn.Sequential(nn.Conv2d(1, 1, 1))
+    kept = {
+        "epoch": 3,
+        "best": np.float32(31.5),
+        "losses": np.arange(3.0),
+        "options": Namespace(lr=0.1, out=Path("runs")),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []},
+    }
+    inside = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    around = {**inside, "loss.0.weight": torch.ones(1), "step": torch.tensor(3)}
+    layouts = {
+        "under another name": {"netD": theirs.state_dict(), "netG": net.state_dict(), **kept},
+        "of a module for training": {"state_dict": around, **kept},
+        "two deep": {"state": {"generator": net.state_dict()}, **kept},
+    }
+    for name, content in layouts.items():
+        torch.save(content, tmp_path / "a.pth")
+        other = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+        load_weights_(other, tmp_path / "a.pth")
+
+        assert torch.equal(other[0].weight, net[0].weight), name
+
+
+def test_of_several_sets_that_do_not_fit_the_nearest_is_named(tmp_path):
+    content = {"optimizer": {"step": torch.ones(1)}, "net": nn.Linear(2, 4).state_dict()}
+    torch.save(content, tmp_path / "a.pth")
+
+    with pytest.raises(WeightsError, match=r"2 of another shape \(weight \(4, 2\) in the file"):
+        load_weights_(nn.Linear(2, 3), tmp_path / "a.pth")
+
+
+def test_the_average_of_weights_is_taken_before_the_last_ones(tmp_path):
+    last, average, other = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3)
+    content = {"params": last.state_dict(), "params_ema": average.state_dict()}
+    torch.save(content, tmp_path / "a.pth")
+
+    load_weights_(other, tmp_path / "a.pth")
+
+    assert torch.equal(other.weight, average.weight)
+
+
 class Evil:
     def __reduce__(self):
         return (os.mkdir, ("harm",))
 
 
-@pytest.mark.parametrize("thing", [Evil(), nn.Linear(1, 1), argparse.Namespace(a=1)])
+@pytest.mark.parametrize("thing", [Evil(), nn.Linear(1, 1), Namespace(a=Evil())])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_that_needs_pickle_is_refused(tmp_path, monkeypatch, thing, zipped):
     monkeypatch.chdir(tmp_path)
@@ -107,6 +152,11 @@ def test_other_files_are_errors(tmp_path):
         load_tensors(tmp_path / "a.pth")
     torch.save([torch.ones(1)], tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="holds no tensors by name but list"):
+        load_tensors(tmp_path / "a.pth")
+    endless = {"epoch": 3}
+    endless["itself"] = endless
+    torch.save(endless, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"holds no tensors by name but keys \['epoch', 'itself"):
         load_tensors(tmp_path / "a.pth")
 
 
