@@ -22,6 +22,7 @@ from torch import nn
 from benchmarks.bare_loop import LOOP_BAR, WARMUP, loop_row
 from benchmarks.data_rate import images_per_s, needed_per_s
 from benchmarks.records import markdown_table, new_record, write_record
+from coa_compress.copying import copied
 from coa_compress.protocols import SilentObserver
 from coa_compress.provenance import best_device, machine, usable_device
 from coa_compress.sources import Source, open_source
@@ -54,7 +55,8 @@ def engine_seconds(source: Source, *, keep: float, device: str) -> tuple[dict[st
         device: Where to score and refit.
     """
     seconds: dict[str, float] = {}
-    structure = _timed(seconds, "analyze", lambda: analyze(source.model, source.example))
+    apart = copied(source.model)  # stages move the teacher to their device
+    structure = _timed(seconds, "analyze", lambda: analyze(apart, source.example))
 
     def known(_model: nn.Module) -> ExportedStructure:
         return structure

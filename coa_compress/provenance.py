@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from coa_compress.errors import RecipeError
 
 _LIBRARIES = ("numpy", "lightning-fabric", "safetensors", "torchmetrics", "pillow")
 
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 _PROCESSORS = Path("/proc/cpuinfo")
 """Where Linux names the processors."""
 
@@ -95,13 +97,19 @@ def usable_device(choice: str) -> str:
         choice: ``auto`` for the best, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        RecipeError: If it is a GPU that torch does not see.
+        RecipeError: If it is none of these, or a GPU that torch does not see.
 
     >>> usable_device("cpu")
     'cpu'
+    >>> usable_device("tpu")
+    Traceback (most recent call last):
+    coa_compress.errors.RecipeError: device must be auto, cpu, cuda or cuda:N, got 'tpu'
     """
     if choice == "auto":
         return best_device()
+    if not _DEVICE.fullmatch(choice):
+        message = f"device must be auto, cpu, cuda or cuda:N, got {choice!r}"
+        raise RecipeError(message)
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(choice)
     if device.type == "cuda" and (device.index or 0) >= seen:

@@ -24,3 +24,6 @@ TaskName = Annotated[
     typer.Option("--task", metavar="NAME", help="Another task than the student's: see list tasks."),
 ]
 """The task that uses or judges a student."""
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+"""Where a network runs; ``auto`` is a GPU where there is one."""

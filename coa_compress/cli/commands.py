@@ -12,7 +12,7 @@ import typer
 
 from coa_compress._version import __version__
 from coa_compress.cli.ablate import ablate
-from coa_compress.cli.arguments import Model, TaskName, Weights
+from coa_compress.cli.arguments import Device, Model, TaskName, Weights
 from coa_compress.cli.export import export
 from coa_compress.cli.measures import measures_json, measures_table
 from coa_compress.cli.profile import profile
@@ -154,6 +154,7 @@ def apply_student(
     out: Annotated[Path, typer.Option(help="Where results go.")],
     weights: Weights = None,
     task: TaskName = "",
+    device: Device = "auto",
 ) -> None:
     """Use a student on a folder of images."""
     _check_folder(photos)
@@ -162,9 +163,12 @@ def apply_student(
         raise DataError(message)
     with session(interrupted="files written so far are complete") as screen:
         from coa_compress.opening import open_student
+        from coa_compress.provenance import usable_device
 
+        place = usable_device(device)
         model, user = open_student(source, weights, task=task)
         use = _deployable(user).apply_folder
+        model.to(place)
         written = staged(screen, "apply", lambda: use(model, photos, out, screen.on_progress))
     typer.echo(f"{len(written)} files in {out}")
 
@@ -176,6 +180,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="A folder of pairs.")],
     weights: Weights = None,
     task: TaskName = "",
+    device: Device = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON only; what is not finite is null.")
     ] = False,
@@ -184,9 +189,12 @@ def evaluate(
     _check_folder(data)
     with session(interrupted="nothing was changed") as screen:
         from coa_compress.opening import open_student
+        from coa_compress.provenance import usable_device
 
+        place = usable_device(device)
         model, judge = open_student(source, weights, task=task)
         measure = _deployable(judge).evaluate_folder
+        model.to(place)
         measures = staged(screen, "evaluate", lambda: measure(model, data, screen.on_progress))
     if as_json:
         typer.echo(measures_json(measures, model=source, data=str(data)))

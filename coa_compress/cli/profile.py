@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from coa_compress.cli.arguments import Model, Weights
+from coa_compress.cli.arguments import Device, Model, Weights
 from coa_compress.cli.profile_tables import profile_text
 from coa_compress.cli.progress import Screen
 from coa_compress.cli.session import session, staged
@@ -32,7 +32,7 @@ def profile(  # noqa: PLR0913 - one parameter an option
         int | None, typer.Option(min=1, help="Channels of the input; else as the model has.")
     ] = None,
     weights: Weights = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads inside an operation.")
     ] = None,

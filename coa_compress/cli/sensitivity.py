@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coa_compress.cli.arguments import Model, Weights
+from coa_compress.cli.arguments import Device, Model, Weights
 from coa_compress.cli.session import session, staged
 
 
@@ -23,6 +23,7 @@ def sensitivity(  # noqa: PLR0913 - one parameter an option
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size at which MACs are counted.")
     ] = None,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
     draw: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the curves: .svg or .png.")
@@ -30,11 +31,13 @@ def sensitivity(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Measure how the output changes when each group alone is cut."""
     with session(interrupted="nothing was changed") as screen:
+        from coa_compress.provenance import usable_device
         from coa_compress.report.sensitivity import check_picture_path, draw_curves
         from coa_compress.scoring.catalog import SCORERS
         from coa_compress.scoring.curves import CurvePlan
         from coa_compress.sources import open_source, parse_size
 
+        place = usable_device(device)
         SCORERS.get(scorer)
         plan = CurvePlan(n_widths=widths, refit=refit)
         if draw is not None:
@@ -42,7 +45,7 @@ def sensitivity(  # noqa: PLR0913 - one parameter an option
         opened = open_source(
             source, size=None if size is None else parse_size(size), weights=weights
         )
-        rows, curves = _measured(opened, scorer, plan, screen)
+        rows, curves = _measured(opened, place, scorer, plan, screen)
     if draw is not None:
         draw_curves(curves, draw, title=f"{source}: one group cut alone, {scorer} first")
     if as_json:
@@ -87,8 +90,7 @@ def sensitivity_table(rows: Any) -> str:
     return "\n".join(texts)
 
 
-def _measured(opened: Any, scorer: str, plan: Any, screen: Any) -> tuple[Any, Any]:
-    from coa_compress.provenance import best_device
+def _measured(opened: Any, place: str, scorer: str, plan: Any, screen: Any) -> tuple[Any, Any]:
     from coa_compress.scoring.catalog import SCORERS
     from coa_compress.scoring.curves import measure_curves
     from coa_compress.scoring.table import sensitivity_rows
@@ -96,9 +98,8 @@ def _measured(opened: Any, scorer: str, plan: Any, screen: Any) -> tuple[Any, An
     from coa_compress.structure.analysis import analyze
 
     structure = staged(screen, "analyze", lambda: analyze(opened.model, opened.example))
-    device = best_device()
-    model = opened.model.to(device)
-    batches = [batch.to(device) for batch in opened.task.calibration_batches()]
+    model = opened.model.to(place)
+    batches = [batch.to(place) for batch in opened.task.calibration_batches()]
     groups = structure.groups
     scores = staged(
         screen, "score", lambda: SCORERS.get(scorer)(model, groups, batches, squared_error)

@@ -96,6 +96,7 @@ def check_stages(
     if pending:
         _check_output(state, context)
         _check_batches(state.teacher, context.task, trains=any(map(_trains, pending)))
+        _check_device(state.teacher, context)
     for stage in pending:
         stage.check(state, context)
 
@@ -261,6 +262,24 @@ def _check_batches(teacher: nn.Module, task: Task, *, trains: bool) -> None:
         message = f"{name} returns a {type(output).__name__} in training mode: it must return one "
         message += "tensor, as in evaluation: wrap it"
         raise ModelError(message)
+
+
+@torch.no_grad()
+def _check_device(teacher: nn.Module, context: Context) -> None:
+    """Raise if the network runs on the CPU alone, and stages are to run elsewhere."""
+    if torch.device(context.device).type == "cpu":
+        return
+    given = context.task.calibration_batches()[0].input[:1].to(context.device)
+    try:
+        copied(teacher).to(context.device)(given)
+    except torch.OutOfMemoryError:
+        raise
+    except FOREIGN_ERRORS as error:
+        message = (
+            f"{type(teacher).__name__} does not run on {context.device}: {first_line(error)}: "
+        )
+        message += "let it make tensors on the device of its input, or give device: cpu"
+        raise ModelError(message) from None
 
 
 def _trains(stage: Stage) -> bool:

@@ -104,7 +104,8 @@ class Engine:
         """Take charge of a module and the optimizer of its parameters."""
         self._whole, self._plain_optimizer = module, optimizer
         if not self.processes.sharded:
-            self._module, self._optimizer = self._fabric.setup(module, optimizer)
+            with quiet("lightning_fabric"):
+                self._module, self._optimizer = self._fabric.setup(module, optimizer)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a scalar loss to the parameters."""
