@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from benchmarks.records import markdown_table, new_record, read_record, write_record
 from coa_compress.allocation.allocate import make_allocation
 from coa_compress.artifacts import Budget
-from coa_compress.errors import SettingError
+from coa_compress.errors import SettingError, is_out_of_memory
 from coa_compress.profiling.counting import count_macs, count_params
 from coa_compress.profiling.execution import Dtype, Execution, forget_compiled, prepared
 from coa_compress.profiling.memory import peak_memory_mb
-from coa_compress.profiling.profile import OUT_OF_MEMORY, free_memory, is_out_of_memory
+from coa_compress.profiling.profile import OUT_OF_MEMORY, free_memory
 from coa_compress.profiling.timing import quotients, summarized, times_in_turns_ms
 from coa_compress.provenance import best_device, commit, device_title, usable_device
 from coa_compress.scoring.catalog import SCORERS

@@ -10,6 +10,7 @@ Exception
     ├── ModelError        (TypeError)      a model is not one that can be worked on
     ├── StructureError    (RuntimeError)   channels cannot be found or a cut is not exact
     ├── TrainingError     (RuntimeError)   training diverged or a loss has no effect
+    ├── OutOfMemoryError  (RuntimeError)   something does not fit into the memory of a device
     ├── RunError          (RuntimeError)   a run folder is in use or belongs to something else
     └── RegistryError     (LookupError)    no scorer, allocator, task ... of that name
 
@@ -30,6 +31,12 @@ FOREIGN_ERRORS = (
 """What code that nobody here wrote raises when it cannot be imported, called or run."""
 
 
+_NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory"),
+    "failed to allocate memory",  # ONNX Runtime
+)
+
+
 def first_line(error: BaseException) -> str:
     r"""Return the first line of what an error says, or its name where it says nothing.
 
@@ -38,6 +45,17 @@ def first_line(error: BaseException) -> str:
     """
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or on the CPU.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    """
+    if isinstance(error, RuntimeError):  # that of torch for a GPU is one, too
+        return any(words in str(error).lower() for words in _NO_MEMORY)
+    return isinstance(error, MemoryError)
 
 
 class CoaError(Exception):
@@ -76,6 +94,10 @@ class TrainingError(CoaError, RuntimeError):
     """Training diverged, or was asked to do something that has no effect."""
 
 
+class OutOfMemoryError(CoaError, RuntimeError):
+    """Something does not fit into the memory of the machine or of a GPU."""
+
+
 class RunError(CoaError, RuntimeError):
     """A run folder is in use, or holds something that must not be overwritten."""
 
@@ -90,6 +112,32 @@ class CoaWarning(UserWarning):
 
 class NoEffectWarning(CoaWarning):
     """Something that was asked for changed nothing."""
+
+
+@contextmanager
+def memory_errors(what: str, *, remedy: str) -> Iterator[None]:
+    """Say in a line that something does not fit into memory.
+
+    Args:
+        what: What does not fit.
+        remedy: What to do about it.
+
+    Raises:
+        OutOfMemoryError: When memory runs out within the block.
+
+    >>> with memory_errors("a batch of 8", remedy="make it smaller"):
+    ...     raise MemoryError
+    Traceback (most recent call last):
+    coa_compress.errors.OutOfMemoryError: a batch of 8 does not fit into memory (MemoryError): \
+make it smaller
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, CoaError) or not is_out_of_memory(error):
+            raise
+        message = f"{what} does not fit into memory ({first_line(error)}): {remedy}"
+        raise OutOfMemoryError(message) from error
 
 
 @contextmanager

@@ -206,6 +206,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     for name in _MAKING.split():
         monkeypatch.setattr(torch, name, _maker(getattr(torch, name)))
     monkeypatch.setattr(Tensor, "to", _mover(Tensor.to))
+    monkeypatch.setattr(Tensor, "type_as", lambda tensor, other: tensor.to(other))
     monkeypatch.setattr(Tensor, "cpu", lambda tensor: _placed(tensor, "cpu"))
     monkeypatch.setattr(Tensor, "cuda", lambda tensor, *_: _placed(tensor, GPU))
     # a parameter stays the same object when its module is moved, as on a real one

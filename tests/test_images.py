@@ -370,6 +370,33 @@ def test_padding_of_a_larger_image_is_cut_off():
     assert restore_image(model, torch.rand(3, 5, 8)).shape == (3, 10, 16)
 
 
+class Hungry(nn.Module):
+    """Has memory for so many pixels, and notes how many it was given."""
+
+    def __init__(self, pixels):
+        super().__init__()
+        self.pixels, self.seen = pixels, []
+
+    def forward(self, image):
+        self.seen.append(image.shape[-2:].numel())
+        if self.seen[-1] > self.pixels:
+            message = "CUDA out of memory"
+            raise torch.OutOfMemoryError(message)
+        return image / 2
+
+
+def test_an_image_that_does_not_fit_into_memory_is_given_in_smaller_tiles():
+    image = torch.rand(3, 300, 500)
+    net = Hungry(256 * 256)
+
+    output = restore_image(net, image, tile=1024)
+
+    torch.testing.assert_close(output, image / 2)
+    assert max(net.seen[-2:]) <= 256 * 256
+    with pytest.raises(torch.OutOfMemoryError):
+        restore_image(Hungry(100), image)
+
+
 def test_an_overlap_as_large_as_the_tile_is_refused():
     with pytest.raises(SettingError, match="overlap must be at least 0 and below the tile of 8"):
         restore_image(nn.Identity(), torch.rand(3, 8, 8), tile=8, overlap=8)

@@ -1,6 +1,7 @@
 """Everything runs on a GPU: on one that is pretended, which mixes with nothing of the CPU."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -108,6 +109,61 @@ def test_commands_use_the_gpu_unless_told_otherwise(
         ("evaluate", "auto"): {"cuda"},
         ("evaluate", "cpu"): {"cpu"},
     }
+
+
+FULL = "CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total capacity of 8 GiB"
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A GPU on which no convolution fits in training mode, or none at all."""
+
+    def fill(*, training):
+        forward = nn.Conv2d.forward
+
+        def filled(layer, image):
+            if image.is_cuda and (layer.training or not training):
+                raise torch.OutOfMemoryError(FULL)
+            return forward(layer, image)
+
+        monkeypatch.setattr(nn.Conv2d, "forward", filled)
+
+    return fill
+
+
+def test_a_training_that_does_not_fit_into_memory_is_said(pretended_gpu, place, call, full):
+    full(training=True)
+
+    said = call("recipe", "r.yaml", "--out", "run")
+
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == (
+        "error: stage 'distill' on cuda does not fit into memory (CUDA out of memory. Tried to "
+        "allocate 20.00 MiB.): lower stages.distill.training.batch_size and raise "
+        "stages.distill.training.accumulate as much, or give smaller crops or another device; the "
+        "stages before are kept"
+    )
+
+
+def test_what_does_not_fit_into_memory_is_one_line(pretended_gpu, place, call, full, images):
+    full(training=False)
+
+    recipe = call("recipe", "r.yaml", "--out", "run")
+    apply = call("apply", "builtin:teacher", images / "real", "--out", "clear")
+    evaluate = call("evaluate", "builtin:teacher", "--data", images / "test")
+    sensitivity = call("sensitivity", "builtin:teacher", "--size", "32x32")
+
+    out = r" does not fit into memory \(CUDA out of memory. Tried to allocate 20.00 MiB.\): give "
+    for said, name, remedy in (
+        (recipe, "the network on cuda", "smaller inputs, fewer calibration images, or another dev"),
+        (apply, "apply", "smaller inputs, or another --device"),
+        (evaluate, "evaluate", "smaller inputs, or another --device"),
+        (sensitivity, "score", "smaller inputs, or another --device"),
+    ):
+        assert said.code == 2
+        assert re.match(f"error: {name}{out}{remedy}", said.err.splitlines()[-1])
+        assert "Traceback" not in said.err
+    assert not (place / "run").exists()
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

@@ -11,10 +11,9 @@ from torch import nn
 
 from coa_compress.checkpoint import save_tensors
 from coa_compress.cli.profile_tables import profile_text
-from coa_compress.errors import ModelError, SettingError
+from coa_compress.errors import ModelError, SettingError, is_out_of_memory
 from coa_compress.exporting import export_onnx
 from coa_compress.profiling import execution, onnx_runtime
-from coa_compress.profiling import profile as profiling
 from coa_compress.profiling.execution import Execution, prepared
 from coa_compress.profiling.profile import OUT_OF_MEMORY, Sweep, profile_network
 
@@ -111,7 +110,7 @@ def test_what_does_not_fit_is_noted_and_the_sweep_goes_on(call):
     ],
 )
 def test_errors_of_memory_are_told_from_others(error, expected):
-    assert profiling.is_out_of_memory(error) is expected
+    assert is_out_of_memory(error) is expected
 
 
 def test_a_size_that_the_network_refuses_is_one_line(call):
@@ -235,7 +234,7 @@ def test_an_error_of_onnx_runtime_is_one_of_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(other, "_session", Broken())
     with pytest.raises(RuntimeError, match="onnxruntime: Failed to allocate memory") as caught:
         other(image)
-    assert profiling.is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 def test_the_cross_check_stands_beside_the_count(call):

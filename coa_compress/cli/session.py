@@ -11,7 +11,7 @@ from typing import TypeVar
 import typer
 
 from coa_compress.cli.progress import Screen, screen_for
-from coa_compress.errors import warnings_passed
+from coa_compress.errors import memory_errors, warnings_passed
 
 T = TypeVar("T")
 
@@ -43,9 +43,14 @@ def session(*, interrupted: str, quiet: bool = False) -> Iterator[Screen]:
 
 
 def staged(screen: Screen, name: str, work: Callable[[], T]) -> T:
-    """Return the result of some work, shown as one stage."""
+    """Return the result of some work, shown as one stage.
+
+    Raises:
+        OutOfMemoryError: If it does not fit into memory.
+    """
     began = time.monotonic()
     screen.on_stage_start(name, "")
-    result = work()
+    with memory_errors(name, remedy="give smaller inputs, or another --device"):
+        result = work()
     screen.on_stage_end(name, time.monotonic() - began, "")
     return result

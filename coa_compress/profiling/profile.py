@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from coa_compress.errors import FOREIGN_ERRORS, CoaError, ModelError, SettingError, first_line
+from coa_compress.errors import (
+    FOREIGN_ERRORS,
+    CoaError,
+    ModelError,
+    SettingError,
+    first_line,
+    is_out_of_memory,
+)
 from coa_compress.profiling.counting import Work, count_params, file_bytes, work_by_module
 from coa_compress.profiling.execution import Execution, Prepared, forget_compiled, prepared
 from coa_compress.profiling.memory import peak_memory_mb
@@ -21,11 +28,6 @@ EngineBuilder = Callable[[Tensor], nn.Module]
 
 OUT_OF_MEMORY = "out of memory"
 """Note of a row that did not fit."""
-
-_NO_MEMORY = (
-    *("out of memory", "can't allocate memory", "not enough memory"),
-    "failed to allocate memory",  # ONNX Runtime
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,19 +182,6 @@ def profile_network(
         file_bytes=file_bytes(model),
         rows=tuple(rows),
         layers=_layers(model, works),
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or on the CPU.
-
-    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
-    True
-    """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in _NO_MEMORY
     )
 
 

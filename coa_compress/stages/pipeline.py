@@ -17,6 +17,8 @@ from coa_compress.errors import (
     RecipeError,
     RunError,
     first_line,
+    is_out_of_memory,
+    memory_errors,
     warnings_passed,
 )
 from coa_compress.protocols import Task
@@ -58,6 +60,13 @@ NOTHING = Identity()
 """Of stages that are not to be told apart from those of other runs."""
 
 
+_SMALLER = "give smaller inputs, fewer calibration images, or another device"
+_SMALLER_BATCHES = (
+    "lower stages.{0}.training.batch_size and raise stages.{0}.training.accumulate as much, or "
+    "give smaller crops or another device; the stages before are kept"
+)
+
+
 def check_stages(
     stages: Sequence[tuple[Stage, object]],
     state: State,
@@ -93,12 +102,13 @@ def check_stages(
         if not _is_done(run, index, stage.name, digest)
         and not (cache is not None and cache.has(stage.name, digest))
     ]
-    if pending:
-        _check_output(state, context)
-        _check_batches(state.teacher, context.task, trains=any(map(_trains, pending)))
-        _check_device(state.teacher, context)
-    for stage in pending:
-        stage.check(state, context)
+    with memory_errors(f"the network on {context.device}", remedy=_SMALLER):
+        if pending:
+            _check_output(state, context)
+            _check_batches(state.teacher, context.task, trains=any(map(_trains, pending)))
+            _check_device(state.teacher, context)
+        for stage in pending:
+            stage.check(state, context)
 
 
 def run_stages(
@@ -135,7 +145,9 @@ def run_stages(
             context.observer.on_stage_start(stage.name, "done before" if came else "")
             if not came:
                 ready = _Place(run, folder, digest, cache)
-                _run(stage, state, context, ready, said)
+                remedy = _SMALLER_BATCHES.format(stage.name) if _trains(stage) else _SMALLER
+                with memory_errors(f"stage {stage.name!r} on {context.device}", remedy=remedy):
+                    _run(stage, state, context, ready, said)
             # what is handed on is what was written, so that a resumed run is the same run
             state = _loaded(stage, state, folder, context)
             seconds[stage.name] = run.seconds(folder)
@@ -249,6 +261,8 @@ def _check_batches(teacher: nn.Module, task: Task, *, trains: bool) -> None:
         try:
             teacher(batch)
         except FOREIGN_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             message = f"{name} does not run on what its task gives, a batch of shape "
             message += f"{tuple(batch.shape)}: {first_line(error)}: "
             message += "give a task that makes its inputs" if count == 1 else "let it take any size"

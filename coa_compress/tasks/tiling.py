@@ -8,12 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coa_compress.errors import FOREIGN_ERRORS, CoaError, ModelError, SettingError, first_line
+from coa_compress.errors import (
+    FOREIGN_ERRORS,
+    CoaError,
+    ModelError,
+    SettingError,
+    first_line,
+    is_out_of_memory,
+)
 from coa_compress.profiling.modes import evaluating
+from coa_compress.profiling.profile import free_memory
 
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 _PROBE = 128
 _IMAGE_NDIM = 4
+_LEAST_TILE = 128
+"""Smallest side of tiles that are made smaller because memory runs out."""
 
 
 class Sizes(NamedTuple):
@@ -109,9 +119,9 @@ def restore_image(
     """Return what a network makes of an image, clamped to ``[0, 1]``, on the CPU.
 
     An image of at most ``tile * tile`` pixels is given whole; a larger one in overlapping tiles
-    that are blended linearly. What the network is given is padded at the right and the bottom, by
-    repeating the edge, to what ``sizes_of`` says. The network runs in evaluation mode on its own
-    device.
+    that are blended linearly. Where memory runs out, tiles of half the side are tried, down to 128.
+    What the network is given is padded at the right and the bottom, by repeating the edge, to what
+    ``sizes_of`` says. The network runs in evaluation mode on its own device.
 
     Args:
         model: A network from images to images of the same size, or of a whole multiple of it.
@@ -134,22 +144,34 @@ def restore_image(
     if not 0 <= overlap < tile:
         message = f"overlap must be at least 0 and below the tile of {tile}, got {overlap}"
         raise SettingError(message)
-    height, width = image.shape[-2:]
     sizes = sizes_of(model, channels=image.shape[0])
-    scale = sizes.scale
-    total, weight = torch.zeros(()), torch.zeros(scale * height, scale * width)
     with evaluating(model), torch.no_grad():
-        if math.prod(sizes.padded(height, width)) <= math.prod(sizes.padded(tile, tile)):
-            return _run(model, image, sizes)
-        for top, bottom in spans(height, tile=tile, overlap=overlap):
-            for left, right in spans(width, tile=tile, overlap=overlap):
-                part = _run(model, image[:, top:bottom, left:right], sizes)
-                blend = torch.outer(*(_ramp(n, scale * overlap) for n in part.shape[-2:]))
-                rows = slice(scale * top, scale * bottom)
-                columns = slice(scale * left, scale * right)
-                total = total if total.ndim else torch.zeros(len(part), *weight.shape)
-                total[:, rows, columns] += part * blend
-                weight[rows, columns] += blend
+        while True:
+            try:
+                return _in_tiles(model, image, sizes, tile=tile, overlap=overlap)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or tile // 2 < max(_LEAST_TILE, overlap + 1):
+                    raise
+            # outside of the handler: until its end the error keeps the tensors alive
+            free_memory(next((p.device for p in model.parameters()), image.device))
+            tile //= 2
+
+
+def _in_tiles(model: nn.Module, image: Tensor, sizes: Sizes, *, tile: int, overlap: int) -> Tensor:
+    height, width = image.shape[-2:]
+    scale = sizes.scale
+    if math.prod(sizes.padded(height, width)) <= math.prod(sizes.padded(tile, tile)):
+        return _run(model, image, sizes)
+    total, weight = torch.zeros(()), torch.zeros(scale * height, scale * width)
+    for top, bottom in spans(height, tile=tile, overlap=overlap):
+        for left, right in spans(width, tile=tile, overlap=overlap):
+            part = _run(model, image[:, top:bottom, left:right], sizes)
+            blend = torch.outer(*(_ramp(n, scale * overlap) for n in part.shape[-2:]))
+            rows = slice(scale * top, scale * bottom)
+            columns = slice(scale * left, scale * right)
+            total = total if total.ndim else torch.zeros(len(part), *weight.shape)
+            total[:, rows, columns] += part * blend
+            weight[rows, columns] += blend
     return (total / weight).clamp(0, 1)
 
 
@@ -175,9 +197,11 @@ def _run(model: nn.Module, image: Tensor, sizes: Sizes) -> Tensor:
     padded = functional.pad(image[None], padding, mode="replicate") if any(padding) else image[None]
     try:
         output = model(suited(padded, model))
-    except (CoaError, torch.OutOfMemoryError):
+    except CoaError:
         raise
     except FOREIGN_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         message = f"{type(model).__name__} cannot take an image of {tuple(padded.shape[1:])} "
         message += f"({first_line(error)}): give a network that takes images of any size"
         raise ModelError(message) from error

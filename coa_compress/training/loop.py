@@ -19,6 +19,7 @@ from coa_compress.errors import (
     CoaWarning,
     TrainingError,
     first_line,
+    is_out_of_memory,
 )
 from coa_compress.protocols import Progress, no_progress
 from coa_compress.training.averaging import decay_at, tensors_of, update_average_
@@ -242,10 +243,10 @@ class _Loop:
         """
         try:
             return self._advance(rate)
-        except (CoaError, torch.OutOfMemoryError):
+        except CoaError:
             raise
         except FOREIGN_ERRORS as error:
-            if not self.engine.reduced:
+            if not self.engine.reduced or is_out_of_memory(error):
                 raise
             raise _ReducedError(error) from error
 
