@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.atomic import write_atomic
-from coa_compress.copying import check_shaped, copied, unwrapped
+from coa_compress.copying import check_shaped, copied, placed, unwrapped
 from coa_compress.errors import CoaWarning, ModelError, RecipeError, RunError, warnings_passed
 from coa_compress.opening import open_network
 from coa_compress.protocols import (
@@ -235,7 +235,7 @@ class Compressor:
         @lru_cache(maxsize=1)
         def structure(teacher: nn.Module) -> ExportedStructure:
             return analyze(
-                copied(teacher).cpu(),
+                placed(copied(teacher), "cpu"),
                 example,
                 include=choice.include or ("*",),
                 exclude=choice.exclude,
@@ -328,7 +328,7 @@ def _own_copy(model: nn.Module) -> nn.Module:
         message = f"{type(model).__name__} has weights in {listed}: it is compressed in float32"
         warnings.warn(message, CoaWarning, stacklevel=3)
         own = own.float()
-    return own.cpu().eval()
+    return placed(own, "cpu").eval()
 
 
 def _task_of(recipe: Recipe, model: nn.Module | None, example: Tensor | None) -> Task:

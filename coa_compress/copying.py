@@ -5,13 +5,18 @@ import pickle
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
 
 from coa_compress.errors import FOREIGN_ERRORS, ModelError, first_line
 
 Network = TypeVar("Network", bound=nn.Module)
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+"""What every module keeps; parameters and buffers are among it."""
 
 
 def copied(model: Network) -> Network:
@@ -44,6 +49,29 @@ def copied(model: Network) -> Network:
         message = f"cannot copy {type(model).__name__}: {first_line(error)}: "
         message += "remove what is no parameter"
         raise ModelError(message) from None
+
+
+def placed(model: Network, device: torch.device | str) -> Network:
+    """Move a network, and the tensors that its modules keep in attributes; return it.
+
+    ``nn.Module.to`` leaves behind what ``forward`` has kept for an input size, such as a mask.
+
+    Args:
+        model: Any network; moved in place.
+        device: Where to.
+
+    >>> net = nn.ReLU()
+    >>> net.mask = torch.ones(2)
+    >>> placed(net, "meta").mask.device
+    device(type='meta')
+    """
+    model.to(device)
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if name not in _OF_TORCH and any(True for _ in _tensors(value)):
+                moved = pytree.tree_map_only(Tensor, lambda kept: kept.to(device), value)
+                object.__setattr__(module, name, moved)
+    return model
 
 
 def check_shaped(model: nn.Module) -> None:

@@ -166,9 +166,25 @@ def test_what_does_not_fit_into_memory_is_one_line(pretended_gpu, place, call, f
     assert not (place / "run").exists()
 
 
+class Keeping(Plain):
+    """Keeps a mask for each input size, and a mean that is no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.masks = torch.full((3, 1, 1), 0.4), {}
+
+    def forward(self, image):
+        size = image.shape[-2:]
+        if size not in self.masks:
+            self.masks[size] = torch.ones(size, device=image.device)
+        mean = self.mean.to(image.device)
+        return super().forward((image - mean) * self.masks[size]) + mean
+
+
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_a_network_is_compressed_wherever_it_lies(pretended_gpu, tmp_path, on_gpu):
-    net = seeded(Plain)
+@pytest.mark.parametrize("kind", [Plain, Keeping])
+def test_a_network_is_compressed_wherever_it_lies(pretended_gpu, tmp_path, on_gpu, kind):
+    net = seeded(kind)
     recipe = small_recipe(device="cuda")
 
     result = Compressor(
@@ -177,10 +193,9 @@ def test_a_network_is_compressed_wherever_it_lies(pretended_gpu, tmp_path, on_gp
     result.save(tmp_path / "student")
 
     image = torch.rand(1, 3, 16, 16)
-    student = load(tmp_path / "student")
     with torch.no_grad():
-        here = student(image)
-        there = student.to("cuda")(image.to("cuda"))
+        here = load(tmp_path / "student")(image)
+        there = load(tmp_path / "student").to("cuda")(image.to("cuda"))
     assert next(result.student.parameters()).device == pretended_gpu
     assert there.device == pretended_gpu
     torch.testing.assert_close(there.cpu(), here)

@@ -162,13 +162,14 @@ def apply_student(
         message = f"--out {out} is the folder of the photos, which would be lost: choose another"
         raise DataError(message)
     with session(interrupted="files written so far are complete") as screen:
+        from coa_compress.copying import placed
         from coa_compress.opening import open_student
         from coa_compress.provenance import usable_device
 
         place = usable_device(device)
         model, user = open_student(source, weights, task=task)
         use = _deployable(user).apply_folder
-        model.to(place)
+        placed(model, place)
         written = staged(screen, "apply", lambda: use(model, photos, out, screen.on_progress))
     typer.echo(f"{len(written)} files in {out}")
 
@@ -188,13 +189,14 @@ def evaluate(
     """Measure a model on a folder of pairs."""
     _check_folder(data)
     with session(interrupted="nothing was changed") as screen:
+        from coa_compress.copying import placed
         from coa_compress.opening import open_student
         from coa_compress.provenance import usable_device
 
         place = usable_device(device)
         model, judge = open_student(source, weights, task=task)
         measure = _deployable(judge).evaluate_folder
-        model.to(place)
+        placed(model, place)
         measures = staged(screen, "evaluate", lambda: measure(model, data, screen.on_progress))
     if as_json:
         typer.echo(measures_json(measures, model=source, data=str(data)))

@@ -168,9 +168,9 @@ def _input(shape: Sequence[int], like: Any) -> Any:
 
 def _placed(model: Any, place: str) -> Any:
     """Return a network on a device; on a GPU a copy, since an export needs the one on the CPU."""
-    from coa_compress.copying import copied
+    from coa_compress.copying import copied, placed
 
-    return model if place == "cpu" else copied(model).to(place)
+    return model if place == "cpu" else placed(copied(model), place)
 
 
 @contextmanager
@@ -209,10 +209,11 @@ def _other_engine(name: str, model: Any) -> Iterator[Any]:
 
 
 def _write_table(model: Any, example: Any, file: Path, screen: Screen) -> None:
+    from coa_compress.copying import placed
     from coa_compress.profiling.latency_table import save_table
     from coa_compress.stages.limits import Place, build_table
     from coa_compress.structure.analysis import analyze
 
-    structure = analyze(model.cpu(), example.cpu())
-    place = Place(structure, model.to(example.device), example)
+    structure = analyze(placed(model, "cpu"), example.cpu())
+    place = Place(structure, placed(model, example.device), example)
     save_table(build_table(place, screen.on_progress), file)

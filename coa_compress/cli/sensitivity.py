@@ -91,6 +91,7 @@ def sensitivity_table(rows: Any) -> str:
 
 
 def _measured(opened: Any, place: str, scorer: str, plan: Any, screen: Any) -> tuple[Any, Any]:
+    from coa_compress.copying import placed
     from coa_compress.scoring.catalog import SCORERS
     from coa_compress.scoring.curves import measure_curves
     from coa_compress.scoring.table import sensitivity_rows
@@ -98,7 +99,7 @@ def _measured(opened: Any, place: str, scorer: str, plan: Any, screen: Any) -> t
     from coa_compress.structure.analysis import analyze
 
     structure = staged(screen, "analyze", lambda: analyze(opened.model, opened.example))
-    model = opened.model.to(place)
+    model = placed(opened.model, place)
     batches = [batch.to(place) for batch in opened.task.calibration_batches()]
     groups = structure.groups
     scores = staged(

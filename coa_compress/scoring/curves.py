@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch, Curves, Scores, SensitivityCurve
+from coa_compress.copying import placed
 from coa_compress.errors import ModelError, SettingError, StructureError
 from coa_compress.profiling.modes import evaluating
 from coa_compress.protocols import Progress, Structure, no_progress
@@ -97,7 +98,7 @@ def measure_curves(
             for width in widths[:-1]:
                 cut = structure.cut({group.name: order[:width].sort().values})
                 compensate_(cut, model, moments)
-                with evaluating(cut.student.to(judged.device)) as student:
+                with evaluating(placed(cut.student, judged.device)) as student:
                     changed = zip(expected, _values(student(judged)), strict=True)
                     losses.append(sum(float((a - b).square().sum()) for a, b in changed) / scale)
             curves[group.name] = _curve(group.name, widths, losses)

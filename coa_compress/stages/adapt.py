@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from coa_compress.artifacts import History
+from coa_compress.copying import placed
 from coa_compress.errors import RecipeError, SettingError, TrainingError
 from coa_compress.gate import Gate, GateRules, gate_from_json, gate_to_json, judge
 from coa_compress.protocols import Monitored, Task
@@ -153,7 +154,7 @@ class Adapt:
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with an adapted student and the verdict of the gate."""
-        student = network_so_far(state).to(context.device)
+        student = placed(network_so_far(state), context.device)
         task, settings = adaptable(context.task), self.settings
         model, history = self.adapt(student, context, teacher=state.teacher)
         before, after = task.domain_measures(student), task.domain_measures(model)
@@ -180,8 +181,8 @@ class Adapt:
         settings, terms = self.settings, self._terms(context.task)
         model = limited(student, settings.update, rank=settings.rank)
         follows = settings.labeler == "student"
-        teacher = averaged_copy(teacher).to(context.device)
-        labeler = averaged_copy(model).to(context.device) if follows else teacher
+        teacher = placed(averaged_copy(teacher), context.device)
+        labeler = placed(averaged_copy(model), context.device) if follows else teacher
 
         def after_step(network: nn.Module, step: int) -> None:
             follow_(labeler, network, step, settings.mean_teacher)

@@ -26,6 +26,7 @@ from coa_compress.artifacts import (
     Scores,
 )
 from coa_compress.checkpoint import load_tensors, save_tensors
+from coa_compress.copying import placed
 from coa_compress.costs import CostModel
 from coa_compress.errors import SettingError
 from coa_compress.refit.closed_form import refit
@@ -144,7 +145,7 @@ class Allocate:
         scores = needed(state.scores, "scores", self.name, "score")
         budget, settings, curves = self.settings.budget(), self.settings, state.curves
         device = context.device
-        place = Place(structure, state.teacher.to(device), context.example.to(device))
+        place = Place(structure, placed(state.teacher, device), context.example.to(device))
         table = None if settings.latency_table is None else Path(settings.latency_table)
         costs = limited_costs(place, budget, table, context.progress)
 
@@ -184,8 +185,8 @@ class Allocate:
             )
 
         def refitted(cut: Cut) -> nn.Module:
-            cut = replace(cut, student=cut.student.to(context.device))
-            return refit(state.teacher.to(context.device), cut, context.calibration()).student
+            cut = replace(cut, student=placed(cut.student, context.device))
+            return refit(placed(state.teacher, context.device), cut, context.calibration()).student
 
         def score(model: nn.Module, groups: Groups) -> Scores:
             scorer = SCORERS.get(state.scorer)

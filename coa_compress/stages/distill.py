@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from coa_compress.allocation.losses import expected_losses
 from coa_compress.artifacts import Cut
-from coa_compress.copying import copied
+from coa_compress.copying import copied, placed
 from coa_compress.distillation.adapters import adapters_between
 from coa_compress.distillation.features import FEATURE_TERMS
 from coa_compress.distillation.objective import Objective, Terms, frozen
@@ -136,7 +136,7 @@ class Distill:
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with a distilled student."""
-        student = needed(state.student, "a student", self.name, "prune").to(context.device)
+        student = placed(needed(state.student, "a student", self.name, "prune"), context.device)
         example = context.example.to(context.device)
         objective = self._objective(student, state, context)
         job = TrainingJob(
@@ -180,7 +180,7 @@ class Distill:
         else:
             taps = ()
         adapted = settings.adapters and taps and terms.feature
-        teacher = frozen(copied(self._teacher(state)[0]).to(context.device))
+        teacher = frozen(placed(copied(self._teacher(state)[0]), context.device))
         return Objective(
             terms=terms if taps else terms.without_taps(contrast=network is not None),
             known=task.losses,
@@ -197,7 +197,7 @@ class Distill:
         taps = feature_taps(
             cut,
             self.settings.taps,
-            teacher.to(context.device),
+            placed(teacher, context.device),
             context.example.to(context.device),
             importance=_expected(state, context) if by_loss else None,
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Allocation, Budget, MeasuredLimit, Workload
+from coa_compress.copying import placed
 from coa_compress.costs import CostModel, Widths
 from coa_compress.profiling.latency_table import (
     LatencyTable,
@@ -71,7 +72,7 @@ def build_table(place: Place, progress: Progress) -> LatencyTable:
     for part in _PARTS:
         kept = {n: torch.arange(max(1, math.ceil(part * w))) for n, w in place.full.items()}
         widths[f"{part}"] = {name: len(channels) for name, channels in kept.items()}
-        students[f"{part}"] = place.structure.cut(kept).student.to(device)
+        students[f"{part}"] = placed(place.structure.cut(kept).student, device)
     timed = measure_latency_ms(students, place.example, rounds=_FIT_ROUNDS)
     networks = [(widths[name], latency.median_ms) for name, latency in timed.items()]
     return fitted_table(workload, operations, networks, device)
@@ -120,7 +121,7 @@ def measurer(
     memory_mb = peak_memory_mb(place.teacher, place.example) if budget.limits_memory else 0.0
 
     def measure(allocation: Allocation) -> Mapping[str, MeasuredLimit]:
-        student = place.structure.cut(allocation.kept).student.to(place.example.device)
+        student = placed(place.structure.cut(allocation.kept).student, place.example.device)
         found: dict[str, MeasuredLimit] = {}
         if budget.limits_latency:
             series = [

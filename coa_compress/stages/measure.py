@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Picture
+from coa_compress.copying import placed
 from coa_compress.profiling.counting import count_params, file_bytes, macs_by_module
 from coa_compress.profiling.cross_check import cross_check_macs, explain_difference
 from coa_compress.profiling.layer_times import measure_layer_times
@@ -50,7 +51,7 @@ class Measure:
 
     def run(self, state: State, context: Context) -> State:
         """Return the state with measurements and pictures."""
-        networks = {name: net.to(context.device) for name, net in networks_of(state).items()}
+        networks = {name: placed(net, context.device) for name, net in networks_of(state).items()}
         example = context.example.to(context.device)
         steps = len(networks) + 2
         macs = _macs_by_module(networks, example)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from coa_compress.copying import copied
+from coa_compress.copying import copied, placed
 from coa_compress.errors import (
     FOREIGN_ERRORS,
     ModelError,
@@ -285,7 +285,7 @@ def _check_device(teacher: nn.Module, context: Context) -> None:
         return
     given = context.task.calibration_batches()[0].input[:1].to(context.device)
     try:
-        copied(teacher).to(context.device)(given)
+        placed(copied(teacher), context.device)(given)
     except torch.OutOfMemoryError:
         raise
     except FOREIGN_ERRORS as error:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coa_compress.copying import placed
 from coa_compress.refit.closed_form import refit
 from coa_compress.settings import NonNegativeFloat, PositiveFloat, PositiveInt, check_ranges
 from coa_compress.stages.files import load_network, read_json, save_network, write_json
@@ -48,9 +49,9 @@ class Refit:
     def run(self, state: State, context: Context) -> State:
         """Return the state with a refitted student."""
         uncut, cut = cut_of_round(state, self.name)
-        cut = replace(cut, student=cut.student.to(context.device))
+        cut = replace(cut, student=placed(cut.student, context.device))
         result = refit(
-            uncut.to(context.device),
+            placed(uncut, context.device),
             cut,
             context.calibration(),
             ridge=self.settings.ridge,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from coa_compress.artifacts import Batch, SensitivityCurve
 from coa_compress.checkpoint import load_tensors, save_tensors
+from coa_compress.copying import placed
 from coa_compress.scoring.catalog import SCORERS
 from coa_compress.scoring.curves import CurvePlan, measure_curves
 from coa_compress.settings import NonNegativeInt, check_ranges
@@ -68,7 +69,7 @@ class Score:
         structure = context.structure(state.teacher)
 
         scorer = SCORERS.get(self.settings.scorer)
-        network = network_so_far(state).to(context.device)
+        network = placed(network_so_far(state), context.device)
         batches = context.calibration()
         scores = scorer(network, groups_so_far(state, structure.groups), batches, squared_error)
         state = replace(state, scores=scores, curves=None, scorer=self.settings.scorer)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch
+from coa_compress.copying import placed
 from coa_compress.errors import TrainingError
 from coa_compress.protocols import Task
 from coa_compress.settings import NonNegativeFloat
@@ -67,7 +68,7 @@ class Train:
 
         job = TrainingJob(
             name=self.name,
-            model=state.teacher.to(context.device),
+            model=placed(state.teacher, context.device),
             step_losses=step_losses,
             weights=weights,
             validate=context.task.validate,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from coa_compress.copying import copied
+from coa_compress.copying import copied, placed
 from coa_compress.structure.graph import ExportedGraph, export_graph
 from coa_compress.structure.propagation import LabeledGraph, propagate
 from coa_compress.structure.rebuild import named_tensors, replace_tensors_
@@ -168,7 +168,7 @@ def _take_over_(target: nn.Module, source: nn.Module, seen: dict[int, nn.Module]
 
 def _without_values(model: nn.Module) -> nn.Module:
     """Return a copy on the CPU whose parameters are empty: memory that is never touched."""
-    network = copied(model).cpu().eval()
+    network = placed(copied(model), "cpu").eval()
     parameters = {
         name: torch.empty(tensor.shape, dtype=tensor.dtype)
         for name, tensor in named_tensors(network).items()

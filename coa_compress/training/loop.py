@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import History
-from coa_compress.copying import copied
+from coa_compress.copying import copied, placed
 from coa_compress.errors import (
     FOREIGN_ERRORS,
     CoaError,
@@ -183,7 +183,7 @@ class _Loop:
         self.job, self.settings, self.seed = job, settings, seed
         self.engine, self.device, self.folder = engine, device, folder
         self.processes = processes = engine.processes
-        model = copied(job.model).to(device)
+        model = placed(copied(job.model), device)
         _set_layout_(model, torch.contiguous_format if processes.sharded else torch.channels_last)
         self.state = LoopState(
             model,
@@ -331,7 +331,7 @@ class _Loop:
             return averaged
         model = copied(self.job.model)
         fill_(model, packed(dict(tensors_of(averaged))))
-        return model.to(self.device).eval()
+        return placed(model, self.device).eval()
 
     def _stop(self, what: str, value: float, buffers: Mapping[str, Tensor]) -> NoReturn:
         state, settings = self.state, self.settings
@@ -377,7 +377,7 @@ def _borrowed(extras: nn.Module, device: torch.device) -> Iterator[None]:
     """Move modules to a device; give them back where and as they were."""
     before = copied(extras)
     try:
-        extras.to(device)
+        placed(extras, device)
         yield
     finally:
         for module, old in zip(extras.modules(), before.modules(), strict=True):

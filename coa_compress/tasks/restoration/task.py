@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coa_compress.artifacts import Batch, Picture
-from coa_compress.copying import copied
+from coa_compress.copying import copied, placed
 from coa_compress.errors import DataError, ModelError
 from coa_compress.profiling.modes import evaluating
 from coa_compress.protocols import NamedLoss, Progress, no_progress
@@ -296,7 +296,7 @@ def _check_scale(images: Sequence[ImageFile], model: nn.Module, channels: int) -
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
-    return copied(model).cpu().eval().requires_grad_(requires_grad=False)
+    return placed(copied(model), "cpu").eval().requires_grad_(requires_grad=False)
 
 
 def _psnr_db_of_each(output: Tensor, expected: Tensor) -> list[float]:
