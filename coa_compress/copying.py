@@ -68,9 +68,10 @@ def placed(model: Network, device: torch.device | str) -> Network:
     model.to(device)
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            if name not in _OF_TORCH and any(True for _ in _tensors(value)):
-                moved = pytree.tree_map_only(Tensor, lambda kept: kept.to(device), value)
-                object.__setattr__(module, name, moved)
+            if name in _OF_TORCH or all(kept.to(device) is kept for kept in _tensors(value)):
+                continue
+            moved = pytree.tree_map_only(Tensor, lambda kept: kept.to(device), value)
+            object.__setattr__(module, name, moved)
     return model
 
 

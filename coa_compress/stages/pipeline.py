@@ -286,13 +286,12 @@ def _check_device(teacher: nn.Module, context: Context) -> None:
     given = context.task.calibration_batches()[0].input[:1].to(context.device)
     try:
         placed(copied(teacher), context.device)(given)
-    except torch.OutOfMemoryError:
-        raise
     except FOREIGN_ERRORS as error:
-        message = (
-            f"{type(teacher).__name__} does not run on {context.device}: {first_line(error)}: "
-        )
-        message += "let it make tensors on the device of its input, or give device: cpu"
+        if is_out_of_memory(error):
+            raise
+        message = f"{type(teacher).__name__} does not run on {context.device}: "
+        message += f"{first_line(error)}: let it make tensors on the device of its input, or "
+        message += "give device: cpu"
         raise ModelError(message) from None
 
 
