@@ -36,7 +36,8 @@ class Task(Protocol):
     """A problem: a teacher, examples, losses and measurements.
 
     A training example is a pure function of the generator it is given, so that an interrupted
-    run can be continued at any step.
+    run can be continued at any step. Batches lie on the CPU; the models that ``validate`` and
+    ``measure`` are given lie on the device of the run, and what they are given must be taken there.
     """
 
     def build_teacher(self) -> nn.Module:
@@ -128,7 +129,10 @@ class Showable(Protocol):
 
 @runtime_checkable
 class Deployable(Protocol):
-    """A task whose students can be used on, and judged on, a folder of files."""
+    """A task whose students can be used on, and judged on, a folder of files.
+
+    The model lies on the device that was asked for.
+    """
 
     def apply_folder(
         self, model: nn.Module, source: Path, out: Path, progress: "Progress"

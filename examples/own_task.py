@@ -38,7 +38,8 @@ class Denoising:
         return [self.batch]
 
     def validate(self, model: nn.Module) -> float:
-        noisy, clear = self.batch.input, self.batch.target
+        device = next(model.parameters()).device  # a GPU where there is one
+        noisy, clear = self.batch.input.to(device), self.batch.target.to(device)
         with torch.no_grad():
             return -float((model(noisy) - clear).abs().mean())
 

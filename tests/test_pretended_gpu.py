@@ -2,7 +2,10 @@
 
 import json
 import re
+import runpy
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,6 +202,15 @@ def test_a_network_is_compressed_wherever_it_lies(pretended_gpu, tmp_path, on_gp
     assert next(result.student.parameters()).device == pretended_gpu
     assert there.device == pretended_gpu
     torch.testing.assert_close(there.cpu(), here)
+
+
+@pytest.mark.parametrize("name", ["own_network", "own_task"])
+def test_the_examples_run(pretended_gpu, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "run")])
+
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / f"{name}.py"), run_name="__main__")
+
+    assert "The student keeps" in capsys.readouterr().out
 
 
 def test_a_student_in_graph_mode_goes_to_the_gpu(pretended_gpu, tmp_path):
