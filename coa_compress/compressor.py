@@ -103,6 +103,7 @@ class Compressor:
             model = open_network(self.recipe.model, Path(weights).expanduser() if weights else None)
         elif model is not None:
             self.recipe = replace(self.recipe, model="", weights="")
+        self._home = torch.device("cpu") if model is None else _device_of(model)
         self._said: list[str] = []
         with warnings_passed(self._said.append, shown=True):
             self._model = None if model is None else _own_copy(model)
@@ -172,8 +173,8 @@ class Compressor:
             report = make_report(self.recipe, self.task, outcome, context, started=started)
             factory = self._factory()
             result = Result(
-                student=final_network(outcome.state).eval(),
-                teacher=outcome.state.teacher,
+                student=placed(final_network(outcome.state).eval(), self._home),
+                teacher=placed(outcome.state.teacher, self._home),
                 report=report,
                 report_path=run.path / REPORT_PAGE,
                 record=student_record(
@@ -309,6 +310,11 @@ def _recipe_of(recipe: Recipe | Path | str | None) -> Recipe:
     if recipe is None:
         return default_recipe()
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+
+
+def _device_of(model: object) -> torch.device:
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 def _own_copy(model: nn.Module) -> nn.Module:

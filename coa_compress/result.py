@@ -56,8 +56,9 @@ class Result:
 
     Args:
         student: The final network in evaluation mode: adapted where the gate accepted it, else
-            distilled; the teacher itself when nothing was compressed.
-        teacher: The network it was made from.
+            distilled; the teacher itself when nothing was compressed. It lies where the model that
+            was given lay, on the CPU if none was.
+        teacher: The network it was made from, in the same place.
         report: Everything that was measured.
         report_path: The report as a web page.
         record: How the student follows from its teacher.

@@ -38,10 +38,9 @@ class Denoising:
         return [self.batch]
 
     def validate(self, model: nn.Module) -> float:
-        device = next(model.parameters()).device  # a GPU where there is one
-        noisy, clear = self.batch.input.to(device), self.batch.target.to(device)
+        batch = self.batch.to(next(model.parameters()).device)  # a GPU where there is one
         with torch.no_grad():
-            return -float((model(noisy) - clear).abs().mean())
+            return -float((model(batch.input) - batch.target).abs().mean())
 
     def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
         return {"l1": {"validation": -self.validate(model)}}

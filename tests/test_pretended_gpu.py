@@ -199,7 +199,10 @@ def test_a_network_is_compressed_wherever_it_lies(pretended_gpu, tmp_path, on_gp
     with torch.no_grad():
         here = load(tmp_path / "student")(image)
         there = load(tmp_path / "student").to("cuda")(image.to("cuda"))
-    assert next(result.student.parameters()).device == pretended_gpu
+    home = pretended_gpu if on_gpu else torch.device("cpu")
+    assert {p.device for net in (result.student, result.teacher) for p in net.parameters()} == {
+        home
+    }
     assert there.device == pretended_gpu
     torch.testing.assert_close(there.cpu(), here)
 
@@ -221,7 +224,11 @@ def test_a_student_in_graph_mode_goes_to_the_gpu(pretended_gpu, tmp_path):
     student = Compressor(net, recipe=recipe, out=tmp_path / "run").run().student
 
     assert type(student).__name__ == "GraphStudent"
-    assert student(torch.rand(2, 3, 24, 16, device="cuda")).device == pretended_gpu
+    with torch.no_grad():
+        here = student(torch.ones(2, 3, 24, 16))
+        there = student.to("cuda")(torch.ones(2, 3, 24, 16, device="cuda"))
+    assert there.device == pretended_gpu
+    torch.testing.assert_close(there.cpu(), here)
 
 
 def test_a_network_that_stays_on_the_cpu_is_said_before_anything_runs(pretended_gpu, tmp_path):
