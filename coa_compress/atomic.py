@@ -40,9 +40,13 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def sync_folder(folder: Path) -> None:
     """Return once the names in a folder are on disk: a file made or renamed survives a crash.
 
+    On Windows, which cannot open folders, that is left to the system.
+
     Raises:
         OSError: If the folder cannot be opened or written.
     """
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,5 @@
 """Run folders: one process at a time, stages that are done, and nothing else overwritten."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from coa_compress.atomic import sync_folder, write_atomic
 from coa_compress.errors import RunError
@@ -249,18 +250,14 @@ def own_folder(path: Path, kind: str, *, wait: bool = False) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         _check_ours(path, kind)
-        lock = (path / _LOCK).open("a")
+        held = FileLock(path / _LOCK, timeout=-1 if wait else 0).acquire()
+    except Timeout:
+        message = f"{path} is in use by another {kind}: wait until it ends or use another folder"
+        raise RunError(message) from None
     except OSError as error:
         message = f"cannot use {path} as a {kind} folder: {error.strerror or error}"
         raise RunError(message) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = (
-                f"{path} is in use by another {kind}: wait until it ends or use another folder"
-            )
-            raise RunError(message) from None
+    with held:
         if not (path / f"{kind}.json").exists():
             write_atomic(path / f"{kind}.json", json.dumps(MARK))
         for leftover in [*path.glob(f"{_TRASH}*"), *path.glob(f"{_NEW}*")]:

@@ -381,6 +381,21 @@ def test_help_loads_nothing_heavy():
     assert "--no-resume" in done.stdout
 
 
+def test_every_module_loads_where_there_is_nothing_of_unix():
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "sys.modules.update(dict.fromkeys(('fcntl', 'resource', 'termios')))\n"
+        "import coa_compress\n"
+        "for found in pkgutil.walk_packages(coa_compress.__path__, 'coa_compress.'):\n"
+        "    importlib.import_module(found.name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_narrow_code_page_does_not_stop_a_command():
     code = (
         "import typer\n"

@@ -165,7 +165,7 @@ def load_table(file: Path) -> LatencyTable:
         DataError: If there is none.
     """
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         if found["format"] != _FORMAT:
             message = f"{file} has format {found['format']}, expected {_FORMAT}: build it again"
             raise DataError(message)
