@@ -2,8 +2,8 @@
 
 import copy
 import pickle
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,62 @@ def placed(model: Network, device: torch.device | str) -> Network:
             moved = pytree.tree_map_only(Tensor, lambda kept: kept.to(device), value)
             object.__setattr__(module, name, moved)
     return model
+
+
+def attribute_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that modules keep in attributes, such as ``body.0.means['red']``, by name.
+
+    Parameters, buffers, and weights that a weight norm or a spectral norm computes by a hook are
+    left out.
+
+    Args:
+        model: Any network.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1))
+    >>> net[0].means = {"red": torch.ones(1)}
+    >>> attribute_tensors(net)
+    {"0.means['red']": tensor([1.])}
+    """
+    return {
+        f"{place}{pytree.keystr(keys)}": leaf
+        for place, value, own in _attributes(model)
+        for keys, leaf in pytree.tree_flatten_with_path(value)[0]
+        if _is_kept(leaf, own)
+    }
+
+
+def take_attributes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors in the place of those that modules keep in attributes; others are left out.
+
+    Args:
+        model: Changed in place.
+        tensors: By the names of ``attribute_tensors``.
+    """
+    for place, value, own in list(_attributes(model)):
+
+        def taken(keys: Any, leaf: Any, place: str = place, own: Collection[int] = own) -> Any:
+            name = f"{place}{pytree.keystr(keys)}"
+            return tensors[name] if name in tensors and _is_kept(leaf, own) else leaf
+
+        if any(name.startswith(place) for name in tensors):
+            path, _, attribute = place.rpartition(".")
+            changed = pytree.tree_map_with_path(taken, value)
+            object.__setattr__(model.get_submodule(path), attribute, changed)
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, object, Collection[int]]]:
+    """Yield name and value of every attribute, and what parameters and buffers are."""
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            computed = any(f"{name}_{part}" in module._parameters for part in ("g", "v", "orig"))
+            if name not in _OF_TORCH and not computed:
+                yield f"{path}.{name}".removeprefix("."), value, own
+
+
+def _is_kept(leaf: object, own: Collection[int]) -> bool:
+    dense = isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_complex()
+    return dense and id(leaf) not in own
 
 
 def check_shaped(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coa_compress.copying import attribute_tensors
 from coa_compress.errors import FOREIGN_ERRORS, CoaWarning
 from coa_compress.hooks import assigned_attributes
 from coa_compress.protocols import Comparable, Explained, Showable, Task
@@ -30,7 +31,13 @@ from coa_compress.stages.measure import Measure
 from coa_compress.stages.pipeline import Outcome
 from coa_compress.stages.state import Context, State
 from coa_compress.structure.graph_student import GraphStudent
-from coa_compress.students import StudentRecord, digest_settings, graph_record, save_student
+from coa_compress.students import (
+    StudentRecord,
+    digest_settings,
+    graph_record,
+    save_student,
+    source_of,
+)
 
 
 class TemporaryFolder:
@@ -112,7 +119,7 @@ def student_record(
         example: One input, batch 1.
     """
     network = final_network(state).eval()
-    assigned = _assigned(network, example.to(next(network.parameters()).device))
+    assigned, attributes = _attributes(network, example.to(next(network.parameters()).device))
     teacher, student = state.teacher.state_dict(), network.state_dict()
     shapes = {n: list(t.shape) for n, t in student.items() if t.shape != teacher[n].shape}
     kept = {} if state.allocation is None else state.allocation.kept
@@ -127,20 +134,33 @@ def student_record(
         versions=versions(),
         settings_sha256=digest_settings(network, without=assigned),
         assigned=tuple(sorted(assigned)),
+        attributes=tuple(sorted(attributes)),
         graph=graph_record(network),
     )
 
 
 @torch.no_grad()
-def _assigned(network: nn.Module, example: Tensor) -> set[str]:
-    """Return the attributes that passes give new values, also where the input's size changes."""
+def _attributes(network: nn.Module, example: Tensor) -> tuple[set[str], set[str]]:
+    """Return the attributes that passes give new values, and those that hold lasting tensors.
+
+    What a pass puts there is lasting where an input of another size leaves it as it is.
+    """
+    source = source_of(network)
+    before = after = attribute_tensors(source)
     with assigned_attributes(network) as assigned:
         network(example)
         if not isinstance(network, GraphStudent):
+            before = attribute_tensors(network)
             with suppress(*FOREIGN_ERRORS):
                 network(torch.cat([example, example], dim=-1))
+            after = attribute_tensors(network)
             network(example)
-    return assigned
+    lasting = {name for name in before if name in after and _same(before[name], after[name])}
+    return assigned, lasting
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first, second)
 
 
 def make_report(

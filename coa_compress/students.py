@@ -19,7 +19,7 @@ from coa_compress.checkpoint import (
     to_bytes,
     write_file,
 )
-from coa_compress.copying import copied, unwrapped
+from coa_compress.copying import attribute_tensors, copied, take_attributes_, unwrapped
 from coa_compress.errors import (
     FOREIGN_ERRORS,
     ModelError,
@@ -58,6 +58,7 @@ class StudentRecord:
             that needs other arguments than those recorded is then found out.
         assigned: Attributes that ``forward`` itself assigns, such as ``body.0.scale``: values of
             the last input, and no settings.
+        attributes: Tensors in attributes, such as ``body.0.mean``, that are saved with the weights.
         graph: For a student that runs the teacher's graph: ``slices``, the kept positions of each
             cut dimension of each tensor, and ``outputs``, whose channels stay; else empty.
     """
@@ -72,6 +73,7 @@ class StudentRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     settings_sha256: str = ""
     assigned: Sequence[str] = ()
+    attributes: Sequence[str] = ()
     graph: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,7 +124,8 @@ def save_student(folder: Path, student: nn.Module, *, record: StudentRecord) -> 
     """
     tensors = {n: t for n, t in student.state_dict().items() if isinstance(t, Tensor)}
     unsaved = {n: t for n, t in student.named_buffers() if n not in tensors}
-    weights = to_bytes(tensors | unsaved)
+    held = attribute_tensors(source_of(student))
+    weights = to_bytes(tensors | unsaved | {name: held[name] for name in record.attributes})
     document = {
         "format": _FORMAT,
         **asdict(record),
@@ -172,12 +175,14 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 def _to_record(document: Mapping[str, Any]) -> StudentRecord:
     # what is absent in files of earlier versions
-    known = {"settings_sha256": "", "assigned": [], "graph": {}} | dict(document)
+    absent = {"settings_sha256": "", "assigned": [], "attributes": [], "graph": {}}
+    known = absent | dict(document)
     values = {f.name: known[f.name] for f in fields(StudentRecord)}
     for name in ("arguments", "kept", "shapes", "task", "versions", "graph"):
         values[name] = dict(values[name].items())
     values["shapes"] = {n: list(_to_sizes(shape)) for n, shape in values["shapes"].items()}
-    values["assigned"] = tuple(str(name) for name in values["assigned"])
+    for name in ("assigned", "attributes"):
+        values[name] = tuple(str(attribute) for attribute in values[name])
     values["patches"] = [_to_patch(patch) for patch in values["patches"]]
     return StudentRecord(**values)
 
@@ -219,8 +224,10 @@ def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Mo
             f"it: save the student again"
         )
         raise WeightsError(message)
+    tensors = from_bytes(folder / STUDENT_WEIGHTS, weights)
+    held = {name: tensors.pop(name) for name in record.attributes if name in tensors}
     if model is None:
-        student = _build_student(record, folder / STUDENT_RECORD)
+        student = _build_student(record, held, folder / STUDENT_RECORD)
         digest = digest_settings(student, without=record.assigned)
         if record.settings_sha256 not in ("", digest):
             message = (
@@ -229,8 +236,7 @@ def load_student(folder: Path | str, *, model: nn.Module | None = None) -> nn.Mo
             )
             raise WeightsError(message)
     else:
-        student = _follow(copied(unwrapped(model)), record)
-    tensors = from_bytes(folder / STUDENT_WEIGHTS, weights)
+        student = _follow(copied(unwrapped(model)), record, held)
     _take_dtypes_and_buffers_(student, tensors, document.get("not_in_state_dict", []))
     fill_strictly_(student, tensors, path=folder / STUDENT_WEIGHTS)
     return student.eval()
@@ -247,6 +253,11 @@ def _take_dtypes_and_buffers_(
     for name, place in places.items():
         if name in tensors and place.dtype != tensors[name].dtype:
             place.data = place.data.to(tensors[name].dtype)
+
+
+def source_of(student: nn.Module) -> nn.Module:
+    """Return the network whose attributes a student has: its own, or that of its graph."""
+    return student.source if isinstance(student, GraphStudent) else student
 
 
 def digest_settings(model: nn.Module, *, without: Collection[str] = ()) -> str:
@@ -273,10 +284,10 @@ def _name_of(path: str, attribute: str) -> str:
     return f"{path}.{attribute}".removeprefix(".")
 
 
-def _build_student(record: StudentRecord, path: Path) -> nn.Module:
+def _build_student(record: StudentRecord, held: Mapping[str, Tensor], path: Path) -> nn.Module:
     teacher = _build_teacher(record, path)
     try:
-        return _follow(teacher, record)
+        return _follow(teacher, record, held)
     except WeightsError as error:
         # such as an nn.Sequential, whose class alone does not say what is in it
         message = (
@@ -286,8 +297,9 @@ def _build_student(record: StudentRecord, path: Path) -> nn.Module:
         raise WeightsError(message) from None
 
 
-def _follow(teacher: nn.Module, record: StudentRecord) -> nn.Module:
+def _follow(teacher: nn.Module, record: StudentRecord, held: Mapping[str, Tensor]) -> nn.Module:
     """Return the student that follows from a teacher, which is used up, with other weights."""
+    take_attributes_(teacher, held)
     if not record.graph:
         apply_shapes_(teacher, record.patches, record.shapes)
         return teacher

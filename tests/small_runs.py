@@ -78,6 +78,21 @@ class Plain(nn.Module):
         return output
 
 
+class Attributed(Plain):
+    """Keeps tensors in attributes: settings, and a mask of the last input's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(3, 1, 1)
+        self.shifts = {"up": torch.zeros(1)}
+        self.mask = torch.ones(1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.mask.shape != image.shape[-2:]:
+            self.mask = torch.ones(image.shape[-2:])
+        return super().forward((image - self.mean + self.shifts["up"]) * self.mask)
+
+
 class Sized(Plain):
     """A network that cannot be made without an argument."""
 

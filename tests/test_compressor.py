@@ -12,6 +12,7 @@ import pytest
 import torch
 from small_runs import (
     SELF,
+    Attributed,
     Borrowing,
     Doubling,
     Empty,
@@ -630,3 +631,21 @@ def test_the_default_recipe_halves_a_network_with_nothing_else_given():
     assert same_snapshot(before, snapshot(model))
     assert result.report.measurements["student"]["psnr_to_teacher_db"]["builtin"] > 30
     assert files_in(result.report_path.parent).keys() >= {"report.html", "report.json"}
+
+
+@pytest.mark.parametrize("mode", ["module", "graph"])
+def test_tensors_in_attributes_are_saved_with_the_student(tmp_path, mode):
+    net = seeded(Attributed)
+    net.mean, net.shifts["up"] = torch.full((3, 1, 1), 0.4), torch.full((1,), 0.2)
+    recipe = small_recipe(structure__mode=mode)
+
+    result = Compressor(net, recipe=recipe, out=tmp_path / "run").run()
+
+    image = torch.rand(1, 3, 16, 16)
+    opened = load(tmp_path / "run/student")
+    with torch.no_grad():
+        assert torch.equal(opened(image), result.student(image))
+    assert {"mean", "shifts['up']"} <= set(result.record.attributes)
+    if mode == "module":
+        assert torch.equal(opened.mean, net.mean)
+        assert "mask" not in result.record.attributes

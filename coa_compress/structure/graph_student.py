@@ -40,8 +40,8 @@ class GraphsBySize:
     def __init__(self, model: nn.Module, outputs: Collection[int] = ()) -> None:
         self.name = type(model).__name__
         self.outputs = tuple(outputs)
-        self._network = _without_values(model)
-        floating = (p.dtype for p in self._network.parameters() if p.is_floating_point())
+        self.network = _without_values(model)
+        floating = (p.dtype for p in self.network.parameters() if p.is_floating_point())
         self._dtype = next(floating, torch.get_default_dtype())
         self._default_dtype = torch.get_default_dtype()
         self._known: dict[tuple[int, ...], LabeledGraph] = {}
@@ -56,7 +56,7 @@ class GraphsBySize:
         if size not in self._known:
             kind = self._dtype if example.is_floating_point() else example.dtype
             with _plain_torch(self._default_dtype):
-                graph = export_graph(self._network, torch.zeros(size, dtype=kind))
+                graph = export_graph(self.network, torch.zeros(size, dtype=kind))
             return self.learn_(example, graph)
         return self._known[size]
 
@@ -121,6 +121,11 @@ class GraphStudent(nn.Module):
     def outputs(self) -> tuple[int, ...]:
         """Numbers of the outputs whose channels stay; empty for all."""
         return self._programs.graphs.outputs
+
+    @property
+    def source(self) -> nn.Module:
+        """The teacher without the values of its parameters, which is exported at each size."""
+        return self._programs.graphs.network
 
     def forward(self, x: Tensor) -> Any:
         """Return what the teacher's kept channels compute."""
