@@ -127,8 +127,9 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, object, Collection[int]
 
 
 def _is_kept(leaf: object, own: Collection[int]) -> bool:
-    dense = isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_complex()
-    return dense and id(leaf) not in own
+    if not isinstance(leaf, Tensor) or id(leaf) in own:
+        return False
+    return leaf.layout == torch.strided and not (leaf.is_complex() or leaf.is_quantized)
 
 
 def check_shaped(model: nn.Module) -> None:
