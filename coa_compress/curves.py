@@ -44,7 +44,7 @@ def _below(widths: Sequence[int], measured: NDArray[np.float64]) -> NDArray[np.f
     under = np.arange(least)
     grown = (least / np.maximum(under, 1)) ** 2.0
     if len(widths) > 1 and measured[1] > 0:
-        steepness = np.log(measured[0] / measured[1]) / (widths[1] - least)
+        steepness = (np.log(measured[0]) - np.log(measured[1])) / (widths[1] - least)
         grown = np.maximum(grown, np.exp(np.minimum(steepness * (least - under), 50.0)))
     below: NDArray[np.float64] = measured[0] * grown
     return below

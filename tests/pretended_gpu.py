@@ -191,7 +191,12 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Let torch see one GPU."""
     state = torch.zeros(16, dtype=torch.uint8)
     answers: dict[str, Any] = {
-        **{"is_available": True, "is_initialized": True, "is_bf16_supported": True},
+        **{
+            "is_current_stream_capturing": False,
+            "is_available": True,
+            "is_initialized": True,
+            "is_bf16_supported": True,
+        },
         **{"device_count": 1, "current_device": 0, "get_device_capability": (9, 0)},
         **{"get_device_name": NAME, "memory_allocated": 0, "max_memory_allocated": 10**6},
         **{"get_rng_state": state, "get_rng_state_all": [state], "current_stream": None},

@@ -79,18 +79,28 @@ class Plain(nn.Module):
 
 
 class Attributed(Plain):
-    """Keeps tensors in attributes: settings, and a mask of the last input's size."""
+    """Keeps tensors in attributes, which are settings."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mean = torch.zeros(3, 1, 1)
         self.shifts = {"up": torch.zeros(1)}
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image - self.mean + self.shifts["up"])
+
+
+class MaskedAttributes(Attributed):
+    """Keeps a mask of the last input's size, too, which is no setting."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.mask = torch.ones(1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         if self.mask.shape != image.shape[-2:]:
             self.mask = torch.ones(image.shape[-2:])
-        return super().forward((image - self.mean + self.shifts["up"]) * self.mask)
+        return super().forward(image) * self.mask
 
 
 class Sized(Plain):

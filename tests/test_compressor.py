@@ -16,6 +16,7 @@ from small_runs import (
     Borrowing,
     Doubling,
     Empty,
+    MaskedAttributes,
     Pixelwise,
     Plain,
     Sized,
@@ -633,9 +634,9 @@ def test_the_default_recipe_halves_a_network_with_nothing_else_given():
     assert files_in(result.report_path.parent).keys() >= {"report.html", "report.json"}
 
 
-@pytest.mark.parametrize("mode", ["module", "graph"])
-def test_tensors_in_attributes_are_saved_with_the_student(tmp_path, mode):
-    net = seeded(Attributed)
+@pytest.mark.parametrize(("kind", "mode"), [(MaskedAttributes, "module"), (Attributed, "graph")])
+def test_tensors_in_attributes_are_saved_with_the_student(tmp_path, kind, mode):
+    net = seeded(kind)
     net.mean, net.shifts["up"] = torch.full((3, 1, 1), 0.4), torch.full((1,), 0.2)
     recipe = small_recipe(structure__mode=mode)
 
