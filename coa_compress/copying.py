@@ -2,8 +2,8 @@
 
 import copy
 import pickle
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +66,7 @@ def placed(model: Network, device: torch.device | str) -> Network:
     device(type='meta')
     """
     model.to(device)
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if name in _OF_TORCH or all(kept.to(device) is kept for kept in _tensors(value)):
-                continue
-            moved = pytree.tree_map_only(Tensor, lambda kept: kept.to(device), value)
-            object.__setattr__(module, name, moved)
+    _change_attributes_(model, lambda _, tensor: tensor.to(device))
     return model
 
 
@@ -89,12 +84,18 @@ def attribute_tensors(model: nn.Module) -> dict[str, Tensor]:
     >>> attribute_tensors(net)
     {"0.means['red']": tensor([1.])}
     """
-    return {
-        f"{place}{pytree.keystr(keys)}": leaf
-        for place, value, own in _attributes(model)
-        for keys, leaf in pytree.tree_flatten_with_path(value)[0]
-        if _is_kept(leaf, own)
-    }
+    found: dict[str, Tensor] = {}
+
+    def note(name: str, tensor: Tensor) -> Tensor:
+        # what else there is safetensors cannot hold
+        if tensor.layout == torch.strided and not (tensor.is_complex() or tensor.is_quantized):
+            found[name] = tensor
+        return tensor
+
+    _change_attributes_(model, note)
+    normed = [name.rpartition("_") for name, _ in model.named_parameters()]
+    computed = {name for name, _, part in normed if part in ("g", "v", "orig")}
+    return {name: tensor for name, tensor in found.items() if name not in computed}
 
 
 def take_attributes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -104,32 +105,26 @@ def take_attributes_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         model: Changed in place.
         tensors: By the names of ``attribute_tensors``.
     """
-    for place, value, own in list(_attributes(model)):
-
-        def taken(keys: Any, leaf: Any, place: str = place, own: Collection[int] = own) -> Any:
-            name = f"{place}{pytree.keystr(keys)}"
-            return tensors[name] if name in tensors and _is_kept(leaf, own) else leaf
-
-        if any(name.startswith(place) for name in tensors):
-            path, _, attribute = place.rpartition(".")
-            changed = pytree.tree_map_with_path(taken, value)
-            object.__setattr__(model.get_submodule(path), attribute, changed)
+    _change_attributes_(model, lambda name, tensor: tensors.get(name, tensor))
 
 
-def _attributes(model: nn.Module) -> Iterator[tuple[str, object, Collection[int]]]:
-    """Yield name and value of every attribute, and what parameters and buffers are."""
+def _change_attributes_(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Put what becomes of each tensor in an attribute in its place; parameters are none."""
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            computed = any(f"{name}_{part}" in module._parameters for part in ("g", "v", "orig"))
-            if name not in _OF_TORCH and not computed:
-                yield f"{path}.{name}".removeprefix("."), value, own
-
-
-def _is_kept(leaf: object, own: Collection[int]) -> bool:
-    if not isinstance(leaf, Tensor) or id(leaf) in own:
-        return False
-    return leaf.layout == torch.strided and not (leaf.is_complex() or leaf.is_quantized)
+        for name, value in list(vars(module).items()):
+            if name in _OF_TORCH or all(id(tensor) in own for tensor in _tensors(value)):
+                continue
+            place = f"{path}.{name}".removeprefix(".")
+            leaves, spec = pytree.tree_flatten_with_path(value)
+            changed = [
+                change(f"{place}{pytree.keystr(keys)}", leaf)
+                if isinstance(leaf, Tensor) and id(leaf) not in own
+                else leaf
+                for keys, leaf in leaves
+            ]
+            if any(new is not old for new, (_, old) in zip(changed, leaves, strict=True)):
+                object.__setattr__(module, name, pytree.tree_unflatten(changed, spec))
 
 
 def check_shaped(model: nn.Module) -> None:
